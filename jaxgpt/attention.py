@@ -1,0 +1,236 @@
+"""Masks, scaled dot-product attention, the attention layer and its key/value cache.
+
+Letters: B batch, T query time, S key time, D d_model, H heads, G kv heads, R = H/G, K head_dim.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from jaxgpt import kernels
+from jaxgpt.config import ModelConfig
+from jaxgpt.embeddings import rotate
+from jaxgpt.feedforward import dropout, linear, linear_params
+from jaxgpt.sharding import constrain
+
+QUERY_BLOCK = 128  # rows of scores computed at once under a plain causal mask
+
+
+def causal_mask(
+    query_positions: Int[Array, "#batch time"], key_positions: Int[Array, "#batch keys"]
+) -> Bool[Array, "#batch time keys"]:
+    """A query sees the keys at its own position and before."""
+    return key_positions[:, None, :] <= query_positions[:, :, None]
+
+
+def window_mask(
+    query_positions: Int[Array, "#batch time"], key_positions: Int[Array, "#batch keys"], window: int
+) -> Bool[Array, "#batch time keys"]:
+    """A query sees the keys less than `window` positions before it (and, but for a causal mask, all after it).
+
+    Source: Beltagy et al. 2020, section 3.1; the window counts the query itself, as in Mistral.
+    """
+    return query_positions[:, :, None] - key_positions[:, None, :] < window
+
+
+def segment_mask(
+    query_segments: Int[Array, "#batch time"], key_segments: Int[Array, "#batch keys"]
+) -> Bool[Array, "#batch time keys"]:
+    """A query sees the keys of its own segment; segment 0 is padding, which nothing sees.
+
+    A padding mask is the case of one segment: `padded.astype(int)`.
+    """
+    same = query_segments[:, :, None] == key_segments[:, None, :]
+    return same & (key_segments > 0)[:, None, :]
+
+
+@struct.dataclass
+class Mask:
+    """Which keys a query may see, as its causes: a flash kernel is told what the plain formula is shown.
+
+    query_positions, key_positions: places in each row's own sequence. None: 0, 1, 2, ... in both.
+    query_segments, key_segments: see `segment_mask`. None: all one segment.
+    """
+
+    causal: bool = struct.field(pytree_node=False)
+    window: int | None = struct.field(pytree_node=False, default=None)
+    query_positions: Int[Array, "#batch time"] | None = None
+    key_positions: Int[Array, "#batch keys"] | None = None
+    query_segments: Int[Array, "#batch time"] | None = None
+    key_segments: Int[Array, "#batch keys"] | None = None
+
+    def dense(self, time: int, keys: int) -> Bool[Array, "#batch time keys"]:
+        """The same as an array, True where the query may see the key."""
+        queries = jnp.arange(time)[None] if self.query_positions is None else self.query_positions
+        places = jnp.arange(keys)[None] if self.key_positions is None else self.key_positions
+        seen = jnp.ones((1, time, keys), bool)
+        if self.causal:
+            seen &= causal_mask(queries, places)
+        if self.window is not None:
+            seen &= window_mask(queries, places, self.window)
+        if self.query_segments is not None:
+            seen &= segment_mask(self.query_segments, self.key_segments)
+        return seen
+
+
+def attend(
+    query: Float[Array, "batch time heads head_dim"],
+    key: Float[Array, "batch keys kv_heads head_dim"],
+    value: Float[Array, "batch keys kv_heads head_dim"],
+    mask: Bool[Array, "#batch time keys"],
+    *,
+    bias: Float[Array, "#batch heads time keys"] | None = None,
+    rate: float = 0.0,
+    dropout_key: Key[Array, ""] | None = None,
+) -> Float[Array, "batch time heads head_dim"]:
+    """Scaled dot-product attention; each run of heads/kv_heads query heads shares one key/value head.
+
+    mask: True where the query may see the key. A query that sees nothing gets zeros, never NaN.
+    bias: added to the scaled scores. Scores and softmax are float32, scaled by head_dim**-0.5; the result has
+    query's dtype. `rate` of the weights is dropped where a key is given.
+    Raises ValueError if kv_heads does not divide heads.
+    Source: Vaswani et al. 2017, section 3.2.1; groups: Ainslie et al. 2023, section 2.2.
+    """
+    weights = attention_weights(query, key, mask, bias=bias)
+    weights = dropout(weights, rate, dropout_key)
+    batch, heads, time, keys = weights.shape
+    grouped = weights.reshape(batch, value.shape[2], -1, time, keys).astype(value.dtype)
+    out = jnp.einsum("BGRTS,BSGK->BTGRK", grouped, value, preferred_element_type=jnp.float32)
+    return out.reshape(query.shape).astype(query.dtype)
+
+
+def attention_weights(
+    query: Float[Array, "batch time heads head_dim"],
+    key: Float[Array, "batch keys kv_heads head_dim"],
+    mask: Bool[Array, "#batch time keys"],
+    *,
+    bias: Float[Array, "#batch heads time keys"] | None = None,
+) -> Float[Array, "batch heads time keys"]:
+    """softmax(query key^T / sqrt(head_dim) + bias) over the keys that the mask shows: the first half of `attend`."""
+    (batch, time, heads, head_dim), kv_heads = query.shape, key.shape[2]
+    if heads % kv_heads:
+        raise ValueError(f"attend: found {kv_heads} kv heads, expected a divisor of {heads} heads")
+    grouped = query.reshape(batch, time, kv_heads, heads // kv_heads, head_dim)
+    scores = jnp.einsum("BTGRK,BSGK->BGRTS", grouped * head_dim**-0.5, key, preferred_element_type=jnp.float32)
+    scores = scores.reshape(batch, heads, time, -1)
+    if bias is not None:
+        scores = scores + bias
+    seen = mask[:, None]
+    scores = jnp.where(seen, scores, jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(scores, axis=-1)
+    return jnp.where(seen.any(-1, keepdims=True), weights, 0)
+
+
+def attend_by_blocks(
+    query: Float[Array, "batch time heads head_dim"],
+    key: Float[Array, "batch time kv_heads head_dim"],
+    value: Float[Array, "batch time kv_heads head_dim"],
+    mask: Mask,
+) -> Float[Array, "batch time heads head_dim"]:
+    """`attend` under a causal mask over places 0, 1, 2, ...: each block of queries reads only the keys up to its end.
+
+    Skips the half of the scores that the mask would hide.
+    """
+    time = query.shape[1]
+    seen = mask.dense(time, time)
+    blocks = []
+    for start in range(0, time, QUERY_BLOCK):
+        end = min(start + QUERY_BLOCK, time)
+        blocks.append(attend(query[:, start:end], key[:, :end], value[:, :end], seen[:, start:end, :end]))
+    return jnp.concatenate(blocks, axis=1)
+
+
+@struct.dataclass
+class KVCache:
+    """Keys and values of the tokens so far, one array a layer, in slots that all rows fill alike.
+
+    positions: each slot's place in its row's own sequence, -1 where there is none (empty, or padding).
+    used: number of slots filled. Writing past the last slot is the caller's mistake: it overwrites the end.
+    """
+
+    key: tuple[Float[Array, "batch slots kv_heads head_dim"], ...]
+    value: tuple[Float[Array, "batch slots kv_heads head_dim"], ...]
+    positions: Int[Array, "batch slots"]
+    used: Int[Array, ""]
+
+    @classmethod
+    def empty(cls, cfg: ModelConfig, batch: int, slots: int | None = None) -> "KVCache":
+        """No tokens yet; room for `slots` of them (None: context_length)."""
+        slots = cfg.context_length if slots is None else slots
+        shape = (batch, slots, cfg.kv_heads, cfg.head_width)
+
+        def zeros():
+            return tuple(jnp.zeros(shape, cfg.dtype) for _ in range(cfg.n_layers))
+
+        return cls(zeros(), zeros(), jnp.full((batch, slots), -1), jnp.array(0))
+
+    def extend(self, mask: Bool[Array, "batch time"]) -> tuple["KVCache", Int[Array, "batch time"]]:
+        """Give the next `time` slots their positions: real tokens (mask True) count on from each row's last."""
+        length = self.positions.max(1, keepdims=True) + 1
+        new = jnp.where(mask, length + jnp.cumsum(mask, 1) - 1, -1).astype(self.positions.dtype)
+        positions = jax.lax.dynamic_update_slice(self.positions, new, (0, self.used))
+        return self.replace(positions=positions, used=self.used + mask.shape[1]), new
+
+    def write(self, layer: int, key: Array, value: Array) -> "KVCache":
+        """Put one layer's new keys and values in the slots that `extend` just gave out."""
+        start = (0, self.used - key.shape[1], 0, 0)
+        keys, values = list(self.key), list(self.value)
+        keys[layer] = jax.lax.dynamic_update_slice(keys[layer], key.astype(keys[layer].dtype), start)
+        values[layer] = jax.lax.dynamic_update_slice(values[layer], value.astype(values[layer].dtype), start)
+        return self.replace(key=tuple(keys), value=tuple(values))
+
+
+def attention_params(cfg: ModelConfig) -> dict:
+    """Projections to queries, keys and values, and from all heads back to d_model."""
+    embed, std = {"embed": cfg.d_model}, cfg.init_std
+    heads = {"heads": cfg.n_heads, "head_dim": cfg.head_width}
+    kv_heads = {"kv_heads": cfg.kv_heads, "head_dim": cfg.head_width}
+    return {
+        "query": linear_params(embed, heads, std, cfg.bias),
+        "key": linear_params(embed, kv_heads, std, cfg.bias),
+        "value": linear_params(embed, kv_heads, std, cfg.bias),
+        "output": linear_params(heads, embed, std / math.sqrt(2 * cfg.n_layers), cfg.bias),
+    }
+
+
+def attention(
+    params: dict,
+    x: Float[Array, "batch time d_model"],
+    cfg: ModelConfig,
+    mask: Mask,
+    *,
+    bias: Float[Array, "#batch heads time keys"] | None = None,
+    cache: KVCache | None = None,
+    layer: int | None = None,
+    dropout_key: Key[Array, ""] | None = None,
+) -> tuple[Float[Array, "batch time d_model"], KVCache | None]:
+    """Multi-head self-attention: project, rotate if positions are rotary, attend, project back.
+
+    With a cache, the keys are those of `layer` in it, the new ones written first.
+    Source: Vaswani et al. 2017, section 3.2.2.
+    """
+    query = constrain(linear(params["query"], x), "batch", "time", "heads", "head_dim")
+    key = constrain(linear(params["key"], x), "batch", None, "kv_heads", "head_dim")
+    value = constrain(linear(params["value"], x), "batch", None, "kv_heads", "head_dim")
+    if cfg.position == "rotary":
+        places = jnp.arange(x.shape[1])[None] if mask.query_positions is None else mask.query_positions
+        query, key = rotate(query, places, cfg.rope_theta), rotate(key, places, cfg.rope_theta)
+    if cache is not None:
+        cache = cache.write(layer, key, value)
+        key, value = cache.key[layer], cache.value[layer]
+
+    drops = cfg.dropout > 0 and dropout_key is not None
+    match kernels.choose(cfg.attention, query, key, mask, plain=bias is None and not drops):
+        case "splash":
+            out = kernels.splash(query, key, value, mask)
+        case "cudnn":
+            out = kernels.cudnn(query, key, value, mask)
+        case "blocks":
+            out = attend_by_blocks(query, key, value, mask)
+        case "xla":
+            seen = mask.dense(query.shape[1], key.shape[1])
+            out = attend(query, key, value, seen, bias=bias, rate=cfg.dropout, dropout_key=dropout_key)
+    return linear(params["output"], out), cache

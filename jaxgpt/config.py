@@ -1,0 +1,183 @@
+"""The architecture as data: `ModelConfig`, and the published models as functions of their size."""
+
+from dataclasses import dataclass, fields, replace
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What a model is. Frozen and hashable, so that it is a static argument of `jax.jit`.
+
+    Fields that follow from others are None until given; the properties below derive them where they are read, so
+    a changed `d_model` needs nothing else. A value that no function would read is refused, never ignored.
+    """
+
+    vocab_size: int = 50257
+    """Number of token ids."""
+    context_length: int = 1024
+    """Longest sequence, in tokens."""
+    d_model: int = 768
+    """Width of the residual stream."""
+    n_layers: int = 12
+    """Number of blocks."""
+    n_heads: int = 12
+    """Number of query heads."""
+    n_kv_heads: int | None = None
+    """Number of key/value heads, a divisor of n_heads (None: n_heads; 1: multi-query attention)."""
+    head_dim: int | None = None
+    """Width of a head (None: d_model / n_heads)."""
+    d_ff: int | None = None
+    """Hidden width of the MLP (None: 4 d_model; gated: 8/3 d_model, up to a multiple of 256)."""
+    norm: Literal["layer", "rms"] = "layer"
+    """Layer norm or RMS norm."""
+    norm_position: Literal["pre", "post"] = "pre"
+    """Normalise each sublayer's input (GPT-2 on), or the sum after it (GPT-1, BERT, 2017)."""
+    norm_epsilon: float = 1e-5
+    """Added to the variance (or mean square) under the root."""
+    position: Literal["learned", "sinusoidal", "rotary", "relative"] = "learned"
+    """How a token knows its place."""
+    rope_theta: float | None = None
+    """Base of the rotary wavelengths (None: 10000). Only for position = rotary."""
+    relative_buckets: int | None = None
+    """Number of distance buckets (None: 32). Only for position = relative."""
+    relative_max_distance: int | None = None
+    """Distance from which all share the last bucket (None: 128). Only for position = relative."""
+    window: int | None = None
+    """Sliding window: a query sees itself and the window - 1 tokens before it (None: all)."""
+    activation: Literal["gelu", "gelu_tanh", "relu", "silu"] = "gelu_tanh"
+    """Nonlinearity of the MLP."""
+    gated: bool = False
+    """Multiply the MLP's hidden layer by an activated gate (SwiGLU and its kin)."""
+    bias: bool = True
+    """Bias in linear layers and in layer norm."""
+    tie_embeddings: bool = True
+    """The head is the token embedding, transposed."""
+    dropout: float = 0.0
+    """Probability of zeroing an activation; acts only where a key is passed."""
+    init_std: float = 0.02
+    """Standard deviation of the initial weights; residual outputs get init_std / sqrt(2 n_layers)."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """What activations are computed in. Parameters, norms, softmax and loss stay float32."""
+    attention: Literal["auto", "xla", "cudnn", "splash"] = "auto"
+    """How attention is computed; auto takes what the device, the dtype and the mask allow."""
+    scan_layers: bool = False
+    """Run the blocks by `lax.scan`: flat compile time for deep models; unrolled steps are a fifth faster on a CPU."""
+    remat: Literal["none", "dots", "full"] = "none"
+    """What the backward pass recomputes: nothing, all but matrix products, or whole blocks."""
+
+    def __post_init__(self):
+        for field in ("vocab_size", "context_length", "d_model", "n_layers", "n_heads"):
+            _require(getattr(self, field) >= 1, field, getattr(self, field), "a positive integer")
+        for field in ("n_kv_heads", "head_dim", "d_ff", "window", "relative_buckets", "relative_max_distance"):
+            value = getattr(self, field)
+            _require(value is None or value >= 1, field, value, "a positive integer or None")
+        for field in fields(self):
+            choices = getattr(field.type, "__args__", ())
+            if getattr(field.type, "__origin__", None) is Literal:
+                value = getattr(self, field.name)
+                _require(value in choices, field.name, value, "one of " + ", ".join(choices))
+        if self.head_dim is None:
+            divisors = _divisors(self.d_model)
+            expected = f"a divisor of d_model={self.d_model} ({divisors}), or head_dim given"
+            _require(self.d_model % self.n_heads == 0, "n_heads", self.n_heads, expected)
+        divisors = _divisors(self.n_heads)
+        expected = f"a divisor of n_heads={self.n_heads} ({divisors})"
+        _require(self.n_heads % self.kv_heads == 0, "n_kv_heads", self.n_kv_heads, expected)
+        _require(0 <= self.dropout < 1, "dropout", self.dropout, "a probability in [0, 1)")
+        _require(self.norm_epsilon > 0, "norm_epsilon", self.norm_epsilon, "a number above 0")
+        _require(self.init_std >= 0, "init_std", self.init_std, "a number of at least 0")
+        if self.position == "rotary":
+            _require(self.head_width % 2 == 0, "head_dim", self.head_width, "an even width, as position='rotary'")
+        if self.position == "sinusoidal":
+            _require(self.d_model % 2 == 0, "d_model", self.d_model, "an even width, as position='sinusoidal'")
+        for field, position in (
+            ("rope_theta", "rotary"),
+            ("relative_buckets", "relative"),
+            ("relative_max_distance", "relative"),
+        ):
+            unread = self.position != position and getattr(self, field) is not None
+            _require(not unread, field, getattr(self, field), f"None, as only position={position!r} reads it")
+
+    @property
+    def kv_heads(self) -> int:
+        return self.n_heads if self.n_kv_heads is None else self.n_kv_heads
+
+    @property
+    def head_width(self) -> int:
+        return self.d_model // self.n_heads if self.head_dim is None else self.head_dim
+
+    @property
+    def ff_width(self) -> int:
+        if self.d_ff is not None:
+            return self.d_ff
+        # Touvron et al. 2023, section 2.2: two thirds of 4 d_model, so that a gated MLP costs what a plain one does.
+        return -(-8 * self.d_model // 3 // 256) * 256 if self.gated else 4 * self.d_model
+
+
+def _require(condition: bool, field: str, found, expected: str) -> None:
+    if not condition:
+        raise ValueError(f"model.{field}: found {found!r}, expected {expected}")
+
+
+def _divisors(n: int) -> str:
+    return ", ".join(str(d) for d in range(1, n + 1) if n % d == 0)
+
+
+def _choose(family: str, sizes: dict[str, dict], size: str) -> dict:
+    if size not in sizes:
+        raise ValueError(f"{family}: found size {size!r}, expected one of {', '.join(sizes)}")
+    return sizes[size]
+
+
+def gpt1(size: str = "117M") -> ModelConfig:
+    """Radford et al. 2018, "Improving Language Understanding by Generative Pre-Training": post-norm."""
+    sizes = {"117M": {"n_layers": 12, "n_heads": 12, "d_model": 768}}
+    base = ModelConfig(vocab_size=40478, context_length=512, norm_position="post", dropout=0.1)
+    return replace(base, **_choose("gpt1", sizes, size))
+
+
+def gpt2(size: str = "124M") -> ModelConfig:
+    """Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", table 2 (counts as in its repository)."""
+    sizes = {
+        "124M": {"n_layers": 12, "n_heads": 12, "d_model": 768},
+        "355M": {"n_layers": 24, "n_heads": 16, "d_model": 1024},
+        "774M": {"n_layers": 36, "n_heads": 20, "d_model": 1280},
+        "1558M": {"n_layers": 48, "n_heads": 25, "d_model": 1600},
+    }
+    return replace(ModelConfig(), **_choose("gpt2", sizes, size))
+
+
+def gpt3(size: str = "125M") -> ModelConfig:
+    """Brown et al. 2020, "Language Models are Few-Shot Learners", table 2.1, the sizes up to 2.7B (dense attention).
+
+    The table gives the 1.3B model 24 heads of width 128, which is not its d_model of 2048; taken as printed.
+    """
+    sizes = {
+        "125M": {"n_layers": 12, "d_model": 768, "n_heads": 12},
+        "350M": {"n_layers": 24, "d_model": 1024, "n_heads": 16},
+        "760M": {"n_layers": 24, "d_model": 1536, "n_heads": 16},
+        "1.3B": {"n_layers": 24, "d_model": 2048, "n_heads": 24, "head_dim": 128},
+        "2.7B": {"n_layers": 32, "d_model": 2560, "n_heads": 32},
+    }
+    return replace(ModelConfig(context_length=2048), **_choose("gpt3", sizes, size))
+
+
+def llama(size: str = "7B") -> ModelConfig:
+    """Touvron et al. 2023, "Llama 2: Open Foundation and Fine-Tuned Chat Models", table 1 and its model cards."""
+    sizes = {
+        "7B": {"n_layers": 32, "d_model": 4096, "n_heads": 32, "d_ff": 11008},
+        "13B": {"n_layers": 40, "d_model": 5120, "n_heads": 40, "d_ff": 13824},
+        "70B": {"n_layers": 80, "d_model": 8192, "n_heads": 64, "n_kv_heads": 8, "d_ff": 28672},
+    }
+    base = ModelConfig(
+        vocab_size=32000,
+        context_length=4096,
+        norm="rms",
+        position="rotary",
+        activation="silu",
+        gated=True,
+        bias=False,
+        tie_embeddings=False,
+        scan_layers=True,
+    )
+    return replace(base, **_choose("llama", sizes, size))

@@ -1,0 +1,127 @@
+"""Batches as pure functions of the step: batch N is the same alone, in sequence, after a resume, on any process count."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+
+import numpy as np
+from jaxtyping import Int64, Integer, Shaped
+
+from jaxgpt.data.config import Sampling
+from jaxgpt.data.permutation import shuffled
+from jaxgpt.data.windows import spans
+
+Batch = dict[str, Shaped[np.ndarray, "batch time"]]
+Block = dict[str, Shaped[np.ndarray, "steps batch time"]]
+
+
+class Batches(ABC):
+    """batches[step] is a dict of arrays [batch_size, time]; int32 "inputs" and, one token later, "targets"."""
+
+    batch_size: int
+
+    @abstractmethod
+    def block(self, step: int, k: int, process_index: int = 0, process_count: int = 1) -> Block:
+        """Batches step ... step + k - 1 stacked, gathered at once, for the rows that one process feeds.
+
+        The rows of all processes, in order, are those of the one batch that does not depend on process_count.
+        Raises ValueError if process_count does not divide batch_size.
+        """
+
+    def local(self, step: int, process_index: int, process_count: int) -> Batch:
+        """The rows of batches[step] that one process feeds."""
+        return {name: rows[0] for name, rows in self.block(step, 1, process_index, process_count).items()}
+
+    def __getitem__(self, step: int) -> Batch:
+        return self.local(step, 0, 1)
+
+    def _rows(self, process_index: int, process_count: int) -> slice:
+        if self.batch_size % process_count:
+            raise ValueError(
+                f"train.batch_size: found {self.batch_size}, expected a multiple of the {process_count} processes"
+            )
+        size = self.batch_size // process_count
+        return slice(process_index * size, (process_index + 1) * size)
+
+
+class TrainBatches(Batches):
+    """An endless sequence of training batches.
+
+    tokens: the training part, usually memory-mapped.
+    sampling: "random" draws each window with replacement, as nanoGPT does; "epochs" gives every window once, in an
+        order drawn anew each epoch, before any window again. A batch may begin in one epoch and end in the next.
+    stride: tokens between the starts of neighbouring windows; None: 1 for "random", context_length for "epochs".
+    Raises ValueError if not one window fits into tokens.
+    """
+
+    def __init__(
+        self,
+        tokens: Integer[np.ndarray, "tokens"],
+        context_length: int,
+        batch_size: int,
+        seed: int,
+        stride: int | None = None,
+        sampling: Sampling = "random",
+    ):
+        if stride is None:
+            stride = 1 if sampling == "random" else context_length
+        self.batch_size = batch_size
+        self._seed = seed
+        self._spans = spans(tokens, context_length, stride)
+        self._draw = self._random if sampling == "random" else self._epochs
+
+    def block(self, step: int, k: int, process_index: int = 0, process_count: int = 1) -> Block:
+        rows = self._rows(process_index, process_count)
+        return _gather(self._spans, self._draw(step, k)[:, rows])
+
+    def _random(self, step: int, k: int) -> Int64[np.ndarray, "{k} batch"]:
+        generators = [np.random.default_rng((self._seed, step + i)) for i in range(k)]
+        return np.stack([generator.integers(len(self._spans), size=self.batch_size) for generator in generators])
+
+    def _epochs(self, step: int, k: int) -> Int64[np.ndarray, "{k} batch"]:
+        size = len(self._spans)
+        epoch, position = np.divmod(np.arange(step * self.batch_size, (step + k) * self.batch_size), size)
+        window = np.empty_like(position)
+        for e in range(int(epoch[0]), int(epoch[-1]) + 1):
+            window[epoch == e] = shuffled(position[epoch == e], size, (self._seed, e))
+        return window.reshape(k, self.batch_size)
+
+
+class EvalBatches(Batches):
+    """At most n batches of windows that do not overlap, evenly spread over tokens: the same at every evaluation.
+
+    Where tokens hold fewer than n * batch_size windows, each of them comes once and the last batch is filled up.
+    float32 "weights", beside "inputs" and "targets", is 1 where a target counts and 0 in rows that fill up.
+    Raises ValueError if not one window fits into tokens.
+    """
+
+    def __init__(self, tokens: Integer[np.ndarray, "tokens"], context_length: int, batch_size: int, n: int):
+        self.batch_size = batch_size
+        self._spans = spans(tokens, context_length, context_length)
+        available, wanted = len(self._spans), n * batch_size
+        count = min(available, wanted)
+        self._windows = np.arange(count) * available // count
+        self._windows.resize(-(-count // batch_size) * batch_size)
+        self._counts = np.arange(len(self._windows)) < count
+
+    def __len__(self) -> int:
+        return len(self._windows) // self.batch_size
+
+    def __iter__(self) -> Iterator[Batch]:
+        return (self[step] for step in range(len(self)))
+
+    def block(self, step: int, k: int, process_index: int = 0, process_count: int = 1) -> Block:
+        """As Batches.block. Raises IndexError unless 0 <= step and step + k <= len(self)."""
+        if step < 0 or step + k > len(self):
+            raise IndexError(f"batches {step} to {step + k - 1}, expected 0 to {len(self) - 1}")
+        rows = self._rows(process_index, process_count)
+        windows = self._windows.reshape(-1, self.batch_size)[step : step + k, rows]
+        counts = self._counts.reshape(-1, self.batch_size)[step : step + k, rows, None]
+        block = _gather(self._spans, windows)
+        return block | {"weights": np.broadcast_to(counts, block["targets"].shape).astype(np.float32)}
+
+
+def _gather(
+    spans: Integer[np.ndarray, "windows span"], windows: Integer[np.ndarray, "steps batch"]
+) -> dict[str, Shaped[np.ndarray, "steps batch span-1"]]:
+    rows = spans[windows]
+    return {"inputs": rows[..., :-1].astype(np.int32), "targets": rows[..., 1:].astype(np.int32)}

@@ -1,0 +1,155 @@
+"""Text on disk as a stream of documents, in one order on every run and in memory that no file's size reaches."""
+
+import codecs
+import glob
+import gzip
+import json
+import os
+import re
+import sysconfig
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+PYTHON = "python"  # the built-in corpus; a folder of that name is ./python
+PIECE = 1 << 18  # characters: small beside memory, large beside the token that a cut might change
+_NOT_LIBRARY = frozenset({"site-packages", "dist-packages", "test", "tests", "idle_test"})
+
+# A newline or a space between two visible characters ends a token in every common tokenizer: cut there, and the
+# pieces encode as the whole does.
+_LINE_END = re.compile(r"(?s).*\S\n(?=\S)")
+_WORD_END = re.compile(r"(?s).*\S(?= \S)")
+
+
+def files(path: str, field: str = "data.path") -> list[Path]:
+    """The files that path names: one file, a folder's (recursive, sorted, no hidden or binary ones), a glob's, or
+    the standard library's for "python".
+
+    field: the setting to blame in an error.
+    Raises FileNotFoundError where nothing has that name, ValueError where nothing in it is text.
+    """
+    if path == PYTHON:
+        library = _walk(Path(sysconfig.get_path("stdlib")), skip=_NOT_LIBRARY)
+        return [file for file in library if file.suffix == ".py" and _is_utf8(file)]
+    if Path(path).is_file():
+        found = [Path(path)]
+    elif Path(path).is_dir():
+        found = [file for file in _walk(Path(path)) if not _is_binary(file)]
+    else:
+        found = [Path(match) for match in sorted(glob.glob(path, recursive=True)) if Path(match).is_file()]
+        if not found:
+            raise FileNotFoundError(f"{field}: found {path}, no such file or folder")
+    if not any(file.stat().st_size for file in found):
+        raise ValueError(f"{field}: found no text in {path}, expected at least one text file that is not empty")
+    return found
+
+
+def pieces(files: Sequence[Path]) -> Iterator[tuple[int, str]]:
+    """Every document of the files as (document number, text): one or more consecutive pieces that concatenate to it.
+
+    A text file is one document, each line of a .jsonl file another (its field "text"); .gz is unpacked on the way.
+    Documents without text get no number. Pieces have at most twice PIECE characters and are cut at line ends where
+    there are any.
+    Raises ValueError, naming the file and place, for bytes that are not UTF-8 text, a damaged .gz, a line that is not
+    a JSON object with a string "text", and if there is no text at all.
+    """
+    number = -1
+    for file in files:
+        for document in _documents(file):
+            for at, piece in enumerate(_cut(document)):
+                number += at == 0
+                yield number, piece
+    if number < 0:
+        raise ValueError(f"data.path: found only empty documents, from {files[0]} on, expected some text")
+
+
+def _walk(folder: Path, skip: frozenset[str] = frozenset()) -> Iterator[Path]:
+    for root, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if name not in skip and not name.startswith("."))
+        yield from (Path(root, name) for name in sorted(names) if not name.startswith("."))
+
+
+def _open(file: Path) -> BinaryIO:
+    return gzip.open(file) if file.suffix == ".gz" else file.open("rb")
+
+
+def _is_binary(file: Path) -> bool:
+    with _open(file) as stream:
+        try:
+            return b"\0" in stream.read(1024)
+        except (EOFError, gzip.BadGzipFile, zlib.error):
+            return False  # damaged: pieces() names it
+
+
+def _is_utf8(file: Path) -> bool:
+    try:
+        return "\0" not in file.read_text("utf-8")
+    except UnicodeDecodeError:
+        return False
+
+
+def _documents(file: Path) -> Iterator[Iterable[str]]:
+    """The file's documents, each as chunks of at most PIECE characters."""
+    try:
+        with _open(file) as stream:
+            if ".jsonl" in file.suffixes[-2:]:
+                for number, line in enumerate(stream, 1):
+                    if line.strip():
+                        text = _record_text(line, f"{file}, line {number}")
+                        yield (text[at : at + PIECE] for at in range(0, len(text), PIECE))
+            else:
+                yield _decoded(stream, file)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"data.path: found a damaged gzip file, {file} ({error})") from error
+
+
+def _decoded(stream: BinaryIO, file: Path) -> Iterator[str]:
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    start = 0  # offset of the first byte not decoded yet
+    while True:
+        chunk = stream.read(PIECE)
+        pending = len(decoder.getstate()[0])
+        try:
+            text = decoder.decode(chunk, final=not chunk)
+            bad = chunk.find(b"\0") + pending if b"\0" in chunk else None
+        except UnicodeDecodeError as error:
+            bad = error.start
+        if bad is not None:
+            raise ValueError(f"data.path: found a byte that is not UTF-8 text in {file}, at offset {start + bad}")
+        if not chunk:
+            return
+        start += pending + len(chunk) - len(decoder.getstate()[0])
+        yield text
+
+
+def _record_text(line: bytes, place: str) -> str:
+    try:
+        record = json.loads(line)
+    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are both
+        raise ValueError(f"data.path: found bad JSON in {place}: {error}") from error
+    if not isinstance(record, dict):
+        raise ValueError(f'data.path: found a JSON {type(record).__name__} in {place}, expected an object with "text"')
+    if "text" not in record:
+        raise ValueError(f'data.path: found keys {sorted(record)} in {place}, expected "text"')
+    text = record["text"]
+    if not isinstance(text, str):
+        raise ValueError(f'data.path: found "text" of type {type(text).__name__} in {place}, expected a string')
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:  # JSON can escape half of a surrogate pair
+        raise ValueError(f'data.path: found "text" that UTF-8 cannot hold in {place}: {error}') from error
+    return text
+
+
+def _cut(chunks: Iterable[str]) -> Iterator[str]:
+    held = ""
+    for chunk in chunks:
+        held += chunk
+        if len(held) >= PIECE:
+            end = _LINE_END.match(held) or _WORD_END.match(held)
+            size = end.end() if end else len(held)
+            yield held[:size]
+            held = held[size:]
+    if held:
+        yield held

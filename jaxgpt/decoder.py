@@ -1,0 +1,76 @@
+"""The causal stack: embeddings, blocks that see only the past, a last norm; with or without a cache."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from jaxgpt.attention import KVCache, Mask
+from jaxgpt.config import ModelConfig
+from jaxgpt.embeddings import embed, embedding_params, relative_bias
+from jaxgpt.feedforward import dropout, norm, norm_params
+from jaxgpt.stack import stack, stack_params
+
+
+def decoder_params(cfg: ModelConfig) -> dict:
+    """Embeddings, blocks and, in pre-norm models, the last norm."""
+    params = {"embedding": embedding_params(cfg), "layers": stack_params(cfg)}
+    if cfg.norm_position == "pre":
+        params["final_norm"] = norm_params(cfg)
+    return params
+
+
+def decoder(
+    params: dict,
+    tokens: Int[Array, "batch time"],
+    cfg: ModelConfig,
+    *,
+    mask: Bool[Array, "batch time"] | None = None,
+    segments: Int[Array, "batch time"] | None = None,
+    cache: KVCache | None = None,
+    key: Key[Array, ""] | None = None,
+) -> tuple[Float[Array, "batch time d_model"], KVCache | None]:
+    """Hidden states of tokens that each see themselves and what came before.
+
+    mask: True at a real token; others take no position and nothing sees them, so padding may stand on either side.
+    segments: for packed rows, which text a token is of (from 1; 0 is padding); texts don't see each other and each
+    counts its positions from 0. Not with a mask or a cache.
+    cache: the tokens before these; comes back extended. key: drops activations.
+    """
+    if segments is not None and (mask is not None or cache is not None):
+        raise ValueError("segments: found a mask or a cache too, expected segments alone (0 marks padding)")
+    visible = Mask(causal=True, window=cfg.window)
+    if cache is not None:
+        cache, places = cache.extend(jnp.ones(tokens.shape, bool) if mask is None else mask)
+        visible = visible.replace(
+            query_positions=places,
+            key_positions=cache.positions,
+            query_segments=(places >= 0).astype(jnp.int32),
+            key_segments=(cache.positions >= 0).astype(jnp.int32),
+        )
+    elif mask is not None or segments is not None:
+        segments = mask.astype(jnp.int32) if segments is None else segments
+        places = segment_positions(segments)
+        visible = visible.replace(
+            query_positions=places, key_positions=places, query_segments=segments, key_segments=segments
+        )
+    else:
+        places = jnp.arange(tokens.shape[1])[None]
+
+    keys = (None, None) if key is None else tuple(jax.random.split(key))
+    x = embed(params["embedding"], tokens, jnp.maximum(places, 0), cfg)
+    x = dropout(x, cfg.dropout, keys[0])
+    bias = None
+    if cfg.position == "relative":
+        others = places if cache is None else cache.positions
+        bias = relative_bias(params["embedding"], places, others, cfg, bidirectional=False)
+    x, cache = stack(params["layers"], x, cfg, visible, bias=bias, cache=cache, key=keys[1])
+    if "final_norm" in params:
+        x = norm(params["final_norm"], x, cfg)
+    return x, cache
+
+
+def segment_positions(segments: Int[Array, "batch time"]) -> Int[Array, "batch time"]:
+    """Each token's place in its own segment, where the segments of a row are runs of equal numbers; padding (0) has -1."""
+    index = jnp.arange(segments.shape[1])[None]
+    starts = segments != jnp.pad(segments, ((0, 0), (1, 0)))[:, :-1]
+    return jnp.where(segments > 0, index - jax.lax.cummax(jnp.where(starts, index, 0), axis=1), -1)

@@ -1,0 +1,92 @@
+"""GPT: the decoder and a language-model head. GPT-2, Llama, Mistral, Qwen and Phi-3 are configs of it."""
+
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from jaxgpt import params as P
+from jaxgpt.attention import KVCache
+from jaxgpt.config import ModelConfig
+from jaxgpt.decoder import decoder, decoder_params
+from jaxgpt.feedforward import linear, linear_params
+from jaxgpt.sharding import constrain
+
+
+def declare(cfg: ModelConfig) -> dict:
+    """Every parameter's declaration; an untied head is a matrix of its own."""
+    params = decoder_params(cfg)
+    if not cfg.tie_embeddings:
+        params["head"] = linear_params({"embed": cfg.d_model}, {"vocab": cfg.vocab_size}, cfg.init_std, False)
+    return params
+
+
+def init(key: Key[Array, ""], cfg: ModelConfig) -> dict:
+    """Fresh float32 parameters: a nested dict of arrays."""
+    return P.init(key, declare(cfg))
+
+
+def hidden(
+    params: dict,
+    tokens: Int[Array, "batch time"],
+    cfg: ModelConfig,
+    *,
+    mask: Bool[Array, "batch time"] | None = None,
+    segments: Int[Array, "batch time"] | None = None,
+    cache: KVCache | None = None,
+    key: Key[Array, ""] | None = None,
+) -> tuple[Float[Array, "batch time d_model"], KVCache | None]:
+    """The decoder's output before the head; arguments as in `apply`."""
+    params = P.cast(params, cfg.dtype)
+    return decoder(params, tokens, cfg, mask=mask, segments=segments, cache=cache, key=key)
+
+
+def head(params: dict, x: Float[Array, "batch time d_model"], cfg: ModelConfig) -> Float[Array, "batch time vocab"]:
+    """Hidden states to float32 logits."""
+    params = P.cast({name: params[name] for name in ("embedding", "head") if name in params}, cfg.dtype)
+    if cfg.tie_embeddings:
+        flat = x.reshape(-1, cfg.d_model)
+        logits = jnp.einsum("ND,VD->NV", flat, params["embedding"]["token"], preferred_element_type=jnp.float32)
+        logits = logits.reshape(*x.shape[:2], -1)
+    else:
+        logits = linear(params["head"], x).astype(jnp.float32)
+    return constrain(logits, "batch", "time", "vocab")
+
+
+def apply(
+    params: dict,
+    tokens: Int[Array, "batch time"],
+    cfg: ModelConfig,
+    *,
+    mask: Bool[Array, "batch time"] | None = None,
+    segments: Int[Array, "batch time"] | None = None,
+    cache: KVCache | None = None,
+    key: Key[Array, ""] | None = None,
+) -> Float[Array, "batch time vocab"] | tuple[Float[Array, "batch time vocab"], KVCache]:
+    """Float32 logits of the token after each one; with a cache, (logits, the cache extended by these tokens).
+
+    tokens: ids in [0, vocab_size). mask: True at a real token. segments: for packed rows, from 1, 0 for padding.
+    key: drops activations at the config's rate; without it nothing is random.
+    Raises ValueError where the tokens are more than context_length or the cache's slots.
+    Source: Radford et al. 2019, section 2.3, and Vaswani et al. 2017, section 3, for the parts.
+    """
+    room = cfg.context_length if cache is None else cache.positions.shape[1]
+    if tokens.shape[1] > room:
+        raise ValueError(f"tokens: found {tokens.shape[1]} in a row, expected at most {room}")
+    x, cache = hidden(params, tokens, cfg, mask=mask, segments=segments, cache=cache, key=key)
+    logits = head(params, x, cfg)
+    return logits if cache is None else (logits, cache)
+
+
+def loss(
+    params: dict, batch: dict[str, Array], cfg: ModelConfig, *, key: Key[Array, ""] | None = None
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """Mean cross-entropy of the targets, in nats a token, and {"weight": what the mean was divided by}.
+
+    batch: "inputs" and "targets", Int[batch time], and optionally "weights", Float[batch time], each target's share
+    (absent: 1), and "segments" as in `apply`. A batch of weight 0 has loss 0.
+    """
+    logits = apply(params, batch["inputs"], cfg, segments=batch.get("segments"), key=key)
+    nats = optax.losses.softmax_cross_entropy_with_integer_labels(logits, batch["targets"])
+    weights = batch.get("weights", jnp.ones_like(nats))
+    total = weights.sum()
+    return (nats * weights).sum() / jnp.maximum(total, 1e-9), {"weight": total}

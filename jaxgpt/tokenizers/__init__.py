@@ -1,0 +1,20 @@
+"""Text to token ids and back: characters, words, byte-level BPE (trained here or tiktoken's) and tokenizer.json."""
+
+from jaxgpt.tokenizers.base import Tokenizer
+from jaxgpt.tokenizers.bpe import BPETokenizer
+from jaxgpt.tokenizers.char import CharTokenizer
+from jaxgpt.tokenizers.registry import create, load
+from jaxgpt.tokenizers.streaming import StreamingDecoder
+from jaxgpt.tokenizers.tokenizer_json import JSONTokenizer
+from jaxgpt.tokenizers.word import WordTokenizer
+
+__all__ = [
+    "BPETokenizer",
+    "CharTokenizer",
+    "JSONTokenizer",
+    "StreamingDecoder",
+    "Tokenizer",
+    "WordTokenizer",
+    "create",
+    "load",
+]

@@ -1,0 +1,121 @@
+"""What every tokenizer does."""
+
+import json
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Container, Iterable, Sequence
+from collections.abc import Set as AbstractSet
+from operator import index
+from pathlib import Path
+from typing import Any, ClassVar, Literal, SupportsIndex
+
+END_OF_TEXT = "<|endoftext|>"
+STATE_FILE = "jaxgpt_tokenizer.json"
+
+
+class Tokenizer(ABC):
+    """Text to token ids and back.
+
+    Text that looks like a special token is ordinary text unless the caller allows it: a user's text never turns into
+    control tokens, and never raises for containing one.
+    """
+
+    kind: ClassVar[str]
+    """What the state file calls this class."""
+
+    @property
+    @abstractmethod
+    def vocab_size(self) -> int:
+        """One more than the largest id."""
+
+    @property
+    def special_tokens(self) -> dict[str, int]:
+        """The ids of the tokens that no ordinary text encodes to."""
+        return {}
+
+    @property
+    def end_of_text(self) -> int | None:
+        """The id of the special token that ends a document, None if there is none."""
+        return self.special_tokens.get(END_OF_TEXT)
+
+    @abstractmethod
+    def encode(self, text: str, *, allowed_special: AbstractSet[str] | Literal["all"] = frozenset()) -> list[int]:
+        """The ids of text, with nothing added in front or behind.
+
+        allowed_special: the special tokens to recognise in text. Raises ValueError for one this tokenizer lacks.
+        A lone surrogate, which no UTF-8 can hold, is read as U+FFFD wherever bytes are encoded (BPE, tokenizer.json).
+        """
+
+    def encode_batch(
+        self, texts: Sequence[str], *, allowed_special: AbstractSet[str] | Literal["all"] = frozenset()
+    ) -> list[list[int]]:
+        """encode of each text."""
+        return [self.encode(text, allowed_special=allowed_special) for text in texts]
+
+    @abstractmethod
+    def decode(self, ids: Iterable[SupportsIndex]) -> str:
+        """The text of ids, special tokens included; bytes that are not UTF-8 become U+FFFD.
+
+        Raises ValueError for an id that stands for no token.
+        """
+
+    def settles(self, token: int) -> bool:
+        """Whether text that ends with token is final, whatever follows it (a character still missing bytes aside)."""
+        return True
+
+    @abstractmethod
+    def save(self, folder: str | Path) -> None:
+        """Writes the tokenizer into folder, made if missing, for jaxgpt.tokenizers.load."""
+
+    @classmethod
+    @abstractmethod
+    def from_folder(cls, folder: str | Path) -> "Tokenizer":
+        """The tokenizer of this kind that was saved in folder."""
+
+    def _save(self, folder: str | Path, **state: Any) -> None:
+        """Writes the file that says of which kind the tokenizer is and whatever else from_folder needs."""
+        write_whole(Path(folder) / STATE_FILE, json.dumps({"kind": self.kind, **state}))
+
+    def _allowed(self, allowed_special: AbstractSet[str] | Literal["all"]) -> frozenset[str]:
+        """allowed_special as a set of this tokenizer's special tokens. Raises ValueError for any other."""
+        known = self.special_tokens.keys()
+        allowed = frozenset(known if allowed_special == "all" else allowed_special)
+        if unknown := sorted(allowed - known):
+            raise ValueError(f"allowed_special: found {unknown[0]!r}, expected one of {sorted(known)}")
+        return allowed
+
+    def _checked(self, ids: Iterable[SupportsIndex], assigned: Container[int]) -> list[int]:
+        """ids as plain integers. Raises ValueError for one that is not assigned to a token."""
+        tokens = list(map(index, ids))
+        for token in tokens:
+            if token not in assigned:
+                gap = ", and this id is unused" if 0 <= token < self.vocab_size else ""
+                raise ValueError(f"token id: found {token}, expected 0..{self.vocab_size - 1}{gap}")
+        return tokens
+
+
+def as_texts(texts: str | Iterable[str]) -> Iterable[str]:
+    """texts, or the one text given in their place: a str is itself an iterable of one-character texts."""
+    return [texts] if isinstance(texts, str) else texts
+
+
+def well_formed(text: str) -> str:
+    """text with surrogate pairs joined and lone surrogates replaced by U+FFFD."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def read_state(folder: str | Path) -> dict[str, Any]:
+    """What Tokenizer._save wrote into folder; empty if nothing was."""
+    file = Path(folder) / STATE_FILE
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes the file all or not at all: beside path, then renamed onto it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        beside.write_text(text, encoding="utf-8")
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)

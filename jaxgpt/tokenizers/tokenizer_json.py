@@ -1,0 +1,118 @@
+"""Any tokenizer.json of a Hugging Face checkpoint, run by the tokenizers library."""
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
+from pathlib import Path
+from typing import Any, ClassVar, Literal, SupportsIndex
+
+from jaxgpt.tokenizers.base import END_OF_TEXT, Tokenizer, read_state, well_formed, write_whole
+
+FILE = "tokenizer.json"
+_BYTE = re.compile(r"<0x[0-9A-F]{2}>")
+
+
+class JSONTokenizer(Tokenizer):
+    """The tokenizer that a tokenizer.json describes, but for truncation, padding and added begin and end tokens.
+
+    definition: the text of the tokenizer.json.
+    end_of_text: the token that ends a document, which the file does not say; with none of that name there is none.
+    library: the tokenizers.Tokenizer, for what only it has: its post-processor adds [CLS], <s> and the like.
+    Raises ImportError without the tokenizers library, ValueError for text that is no tokenizer.json.
+    """
+
+    kind: ClassVar[str] = "json"
+
+    def __init__(self, definition: str, end_of_text: str = END_OF_TEXT):
+        self.definition = definition
+        self.library = _parse(definition)
+        self._ids = self.library.get_vocab()
+        self._assigned = frozenset(self._ids.values())
+        self._end_of_text = end_of_text
+        self._special_tokens = {
+            token.content: token_id
+            for token_id, token in self.library.get_added_tokens_decoder().items()
+            if token.special
+        }
+        self._recognising = {frozenset(): self.library}
+        falls_back_to_bytes = "ByteFallback" in json.dumps(json.loads(definition).get("decoder"))
+        self._bytes = {i for token, i in self._ids.items() if falls_back_to_bytes and _BYTE.fullmatch(token)}
+
+    @property
+    def vocab_size(self) -> int:
+        return max(self._assigned) + 1
+
+    @property
+    def special_tokens(self) -> dict[str, int]:
+        return dict(self._special_tokens)
+
+    @property
+    def end_of_text(self) -> int | None:
+        return self._ids.get(self._end_of_text)
+
+    def encode(self, text: str, *, allowed_special: AbstractSet[str] | Literal["all"] = frozenset()) -> list[int]:
+        return self.encode_batch([text], allowed_special=allowed_special)[0]
+
+    def encode_batch(
+        self, texts: Sequence[str], *, allowed_special: AbstractSet[str] | Literal["all"] = frozenset()
+    ) -> list[list[int]]:
+        """See Tokenizer; in threads."""
+        library = self._recognises(self._allowed(allowed_special))
+        # _fast leaves out character offsets: 1.8 times the speed for a long text.
+        encodings = library.encode_batch_fast(list(map(well_formed, texts)), add_special_tokens=False)
+        return [encoding.ids for encoding in encodings]
+
+    def decode(self, ids: Iterable[SupportsIndex]) -> str:
+        return self.library.decode(self._checked(ids, self._assigned), skip_special_tokens=False)
+
+    def settles(self, token: int) -> bool:
+        # One wrong byte turns the whole run of <0x..> tokens it stands in into U+FFFD.
+        return token not in self._bytes
+
+    def save(self, folder: str | Path) -> None:
+        """Writes a tokenizer.json, for every other program, beside jaxgpt's own file."""
+        write_whole(Path(folder) / FILE, self.definition)
+        self._save(folder, end_of_text=self._end_of_text)
+
+    @classmethod
+    def from_folder(cls, folder: str | Path) -> "JSONTokenizer":
+        """The tokenizer of a folder with a tokenizer.json: one saved here, or any Hugging Face checkpoint.
+
+        Without the file of save, the end of text is the eos_token of tokenizer_config.json, if that is there.
+        """
+        definition = (Path(folder) / FILE).read_text(encoding="utf-8")
+        end_of_text = read_state(folder).get("end_of_text") or _eos_token(Path(folder) / "tokenizer_config.json")
+        return cls(definition, end_of_text or END_OF_TEXT)
+
+    def _recognises(self, allowed: frozenset[str]) -> Any:
+        """The library's tokenizer that recognises the allowed special tokens and no others."""
+        if allowed not in self._recognising:
+            # The library recognises all or none; a token that is not special is always recognised, with the same id.
+            definition = json.loads(self.definition)
+            for token in definition["added_tokens"]:
+                token["special"] &= token["content"] not in allowed
+            self._recognising[allowed] = _parse(json.dumps(definition))
+        return self._recognising[allowed]
+
+
+def _eos_token(config: Path) -> str | None:
+    """The eos_token of a tokenizer_config.json, None if there is no such file or token."""
+    token = json.loads(config.read_text(encoding="utf-8")).get("eos_token") if config.is_file() else None
+    return token["content"] if isinstance(token, dict) else token
+
+
+def _parse(definition: str) -> Any:
+    """The library's tokenizer, recognising no special tokens and returning every token of a text."""
+    try:
+        import tokenizers
+    except ImportError as error:
+        raise ImportError(f"a {FILE} needs the tokenizers library: pip install 'jaxgpt[tokenizers]'") from error
+    try:
+        library = tokenizers.Tokenizer.from_str(definition)
+    except Exception as error:  # the library raises nothing narrower
+        raise ValueError(f"{FILE}: {error}") from error
+    library.no_truncation()
+    library.no_padding()
+    library.encode_special_tokens = True
+    return library

@@ -1,0 +1,21 @@
+"""Before JAX starts: eight simulated CPU devices, and every shape annotation of the package checked at run time."""
+
+import os
+from pathlib import Path
+
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+
+import pytest
+from jaxtyping import install_import_hook
+
+install_import_hook("jaxgpt", "beartype.beartype")
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data and checkpoints beside the checkout; tests that need it skip without it."""
+    if not SHARED.is_dir():
+        pytest.skip(f"no real data: {SHARED} is missing")
+    return SHARED

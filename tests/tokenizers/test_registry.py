@@ -1,0 +1,89 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from jaxgpt import tokenizers
+from jaxgpt.tokenizers import BPETokenizer, CharTokenizer, JSONTokenizer, WordTokenizer
+from jaxgpt.tokenizers.base import write_whole
+
+
+def texts():
+    yield from ["the cat", " sat, the cat"]
+
+
+def test_create_trains_by_name():
+    assert isinstance(tokenizers.create("char", texts, 300), CharTokenizer)
+    assert tokenizers.create("word", texts, 300).words == [",", "cat", "sat", "the"]
+    bpe = tokenizers.create("bpe", texts, 260)
+    assert isinstance(bpe, BPETokenizer)
+    assert bpe.vocab_size == 260
+
+
+def test_create_finds_what_is_trained_already(shared_data, monkeypatch):
+    def no_texts():
+        raise AssertionError("nothing is to be trained")
+
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(shared_data / "tiktoken_cache"))
+    assert tokenizers.create("tiktoken:gpt2", no_texts, 300).vocab_size == 50257
+    for path in (shared_data / "stories260K", shared_data / "stories260K/tokenizer.json"):
+        tokenizer = tokenizers.create(f"json:{path}", no_texts, 300)
+        assert isinstance(tokenizer, JSONTokenizer)
+        assert (tokenizer.vocab_size, tokenizer.end_of_text) == (512, 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("bep", "bpe"), ("chars", "char"), ("words:", "word"), ("tiktokn:gpt2", "tiktoken:gpt2"), ("bpe:", "bpe")],
+)
+def test_a_bad_name_is_answered_with_the_nearest(name, hint):
+    with pytest.raises(ValueError, match=rf"tokenizer: found '{name}', expected one of char, .*\(nearest: {hint}\)"):
+        tokenizers.create(name, texts, 300)
+
+
+def test_a_bad_encoding_is_answered_with_the_nearest():
+    with pytest.raises(ValueError, match=r"found 'cl10k_base', .*\(nearest: cl100k_base\)"):
+        tokenizers.create("tiktoken:cl10k_base", texts, 300)
+
+
+def test_a_missing_tokenizer_json_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        tokenizers.create(f"json:{tmp_path}/nowhere", texts, 300)
+
+
+def test_load_names_what_it_looked_for(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"expected a jaxgpt_tokenizer\.json or a tokenizer\.json"):
+        tokenizers.load(tmp_path)
+
+
+def test_load_refuses_an_unknown_kind(tmp_path):
+    (tmp_path / "jaxgpt_tokenizer.json").write_text(json.dumps({"kind": "bp"}))
+    with pytest.raises(ValueError, match=r"jaxgpt_tokenizer\.json: kind: found 'bp', expected .*\(nearest: bpe\)"):
+        tokenizers.load(tmp_path)
+
+
+def test_saving_again_replaces(tmp_path):
+    WordTokenizer.train(texts()).save(tmp_path)
+    CharTokenizer.train(texts()).save(tmp_path)
+    assert isinstance(tokenizers.load(tmp_path), CharTokenizer)
+    assert [file.name for file in tmp_path.iterdir()] == ["jaxgpt_tokenizer.json"]
+
+
+def test_a_save_that_fails_leaves_what_was_there(tmp_path):
+    write_whole(tmp_path / "file", "before")
+    with pytest.raises(UnicodeEncodeError):
+        write_whole(tmp_path / "file", "half\ud800")
+    assert (tmp_path / "file").read_text() == "before"
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]
+
+
+def test_importing_loads_neither_jax_nor_the_optional_libraries():
+    code = """
+import sys
+from jaxgpt import tokenizers
+tokenizers.CharTokenizer.train("abc").encode("cab")
+print(sorted({"jax", "tokenizers", "rustbpe", "requests"} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

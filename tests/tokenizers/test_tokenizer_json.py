@@ -1,0 +1,134 @@
+import json
+import sys
+
+import pytest
+import tokenizers as library
+from tokenizers import decoders, models, pre_tokenizers
+
+from jaxgpt import tokenizers
+from jaxgpt.tokenizers import JSONTokenizer
+
+
+@pytest.fixture
+def stories(shared_data) -> JSONTokenizer:
+    return JSONTokenizer.from_folder(shared_data / "stories260K")
+
+
+@pytest.fixture(scope="module")
+def wordpiece() -> JSONTokenizer:
+    return JSONTokenizer(wordpiece_definition())
+
+
+def wordpiece_definition() -> str:
+    """A BERT-like tokenizer.json that also truncates, pads, and adds [CLS] and [SEP]."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "##s", ".", "mask", "[", "]"]
+    built = library.Tokenizer(models.WordPiece({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    built.normalizer = library.normalizers.Lowercase()
+    built.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    built.decoder = decoders.WordPiece()
+    built.post_processor = library.processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    built.add_special_tokens([*words[:4], library.AddedToken("[MASK]", lstrip=True)])
+    built.enable_truncation(4)
+    built.enable_padding(length=4)
+    return built.to_str()
+
+
+def test_stories_gives_the_ids_of_transformers(stories):
+    # AutoTokenizer.from_pretrained("stories260K")("Once upon a time", add_special_tokens=False)
+    assert stories.encode("Once upon a time") == [403, 407, 261, 378]
+    assert stories.decode([403, 407, 261, 378]) == "Once upon a time"
+    assert stories.vocab_size == 512
+    assert stories.special_tokens == {"<unk>": 0, "<s>": 1, "</s>": 2}
+    assert stories.end_of_text == 2
+
+
+def test_any_text_comes_back_but_for_the_sign_that_stands_for_a_space(stories, unicode_texts):
+    for text, ids in zip(unicode_texts, stories.encode_batch(unicode_texts), strict=True):
+        assert stories.decode(ids) == text.replace("▁", " ")
+        assert not {0, 1, 2} & set(ids)
+
+
+def test_nothing_is_added_truncated_or_padded(wordpiece):
+    assert wordpiece.encode("The cats. The cats.") == [5, 6, 7, 8, 5, 6, 7, 8]
+    assert wordpiece.encode_batch(["the", "the cats"]) == [[5], [5, 6, 7]]
+    assert wordpiece.encode("") == []
+    assert wordpiece.library.post_process(wordpiece.library.encode("the", add_special_tokens=False)).ids == [2, 5, 3]
+
+
+def test_special_tokens_only_when_allowed(wordpiece):
+    text = "the [MASK] [SEP]"
+    assert wordpiece.special_tokens == {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "[MASK]": 4}
+    assert wordpiece.encode(text) == [5, 10, 9, 11, 10, 1, 11]
+    assert wordpiece.encode(text, allowed_special="all") == [5, 4, 3]
+    assert wordpiece.encode(text, allowed_special={"[MASK]"}) == [5, 4, 10, 1, 11]
+    assert wordpiece.encode(text) == [5, 10, 9, 11, 10, 1, 11]  # allowing once allows once
+    assert wordpiece.encode_batch([text], allowed_special={"[SEP]"}) == [[5, 10, 9, 11, 3]]
+    with pytest.raises(ValueError, match=r"allowed_special: found '<mask>', expected one of \['\[CLS\]'"):
+        wordpiece.encode(text, allowed_special={"<mask>"})
+
+
+def test_an_allowed_token_keeps_the_options_of_the_file():
+    built = library.Tokenizer(models.WordLevel({"a": 0, " ": 1, "<m>": 2, "?": 3}, unk_token="?"))
+    built.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    built.add_special_tokens([library.AddedToken("<m>", lstrip=True)])
+    tokenizer = JSONTokenizer(built.to_str())
+    assert tokenizer.encode("a <m> a", allowed_special={"<m>"}) == [0, 2, 1, 0]  # the space before it belongs to it
+
+
+def test_decodes_special_tokens(wordpiece):
+    assert wordpiece.decode([2, 5, 6, 7, 8, 3]) == "[CLS] the cats. [SEP]"
+
+
+@pytest.mark.parametrize("token", [12, -1, 2**40])
+def test_an_id_out_of_range_is_named(wordpiece, token):
+    with pytest.raises(ValueError, match=rf"^token id: found {token}, expected 0\.\.11$"):
+        wordpiece.decode([5, token])
+
+
+def test_an_unused_id_is_named():
+    tokenizer = JSONTokenizer(library.Tokenizer(models.WordLevel({"a": 0, "b": 5}, unk_token="a")).to_str())
+    assert tokenizer.vocab_size == 6
+    with pytest.raises(ValueError, match=r"^token id: found 3, expected 0\.\.5, and this id is unused$"):
+        tokenizer.decode([0, 3])
+
+
+def test_a_lone_surrogate_is_read_as_a_replacement_character(stories):
+    assert stories.decode(stories.encode("a\ud800b")) == "a\ufffdb"
+
+
+@pytest.mark.parametrize("token", ["[SEP]", {"content": "[SEP]", "lstrip": False}])
+def test_end_of_text_is_the_eos_token_of_the_config(tmp_path, token):
+    (tmp_path / "tokenizer.json").write_text(wordpiece_definition())
+    assert tokenizers.load(tmp_path).end_of_text is None
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": token}))
+    assert tokenizers.load(tmp_path).end_of_text == 3
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": None}))
+    assert tokenizers.load(tmp_path).end_of_text is None
+
+
+def test_end_of_text_is_found_by_name_without_a_config():
+    built = library.Tokenizer(models.WordLevel({"a": 0, "<|endoftext|>": 1}, unk_token="a"))
+    assert JSONTokenizer(built.to_str()).end_of_text == 1
+
+
+def test_saved_and_loaded(tmp_path):
+    tokenizer = JSONTokenizer(wordpiece_definition(), end_of_text="[SEP]")
+    tokenizer.save(tmp_path)
+    loaded = tokenizers.load(tmp_path)
+    assert isinstance(loaded, JSONTokenizer)
+    assert loaded.end_of_text == 3
+    assert loaded.special_tokens == tokenizer.special_tokens
+    assert loaded.encode("The cats") == [5, 6, 7]
+    # What other programs read is the file as it came, truncation included.
+    assert json.loads((tmp_path / "tokenizer.json").read_text()) == json.loads(wordpiece_definition())
+
+
+def test_what_is_no_tokenizer_json_is_refused():
+    with pytest.raises(ValueError, match=r"^tokenizer\.json: "):
+        JSONTokenizer('{"version": "1.0"}')
+
+
+def test_without_the_library_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    with pytest.raises(ImportError, match=r"pip install 'jaxgpt\[tokenizers\]'"):
+        JSONTokenizer("{}")
