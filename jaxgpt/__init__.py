@@ -1,1 +1,18 @@
-"""Language models as pure JAX functions."""
+"""Language models as pure JAX functions.
+
+Models are plain functions of `(params, inputs, config)`: see `jaxgpt.gpt`. What most programs need is at the top:
+`load` a trained model, `generate` or `stream` text from it.
+"""
+
+import importlib
+
+_HOMES = {"Model": "model", "load": "loading", "generate": "generation", "stream": "generation"}
+
+__all__ = ["Model", "generate", "load", "stream"]
+
+
+def __getattr__(name: str):
+    # On first use: `import jaxgpt.config` in a config file or a command line should cost nothing.
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"jaxgpt.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'jaxgpt' has no attribute {name!r}")

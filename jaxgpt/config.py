@@ -97,6 +97,12 @@ class ModelConfig:
         ):
             unread = self.position != position and getattr(self, field) is not None
             _require(not unread, field, getattr(self, field), f"None, as only position={position!r} reads it")
+        _require(self.rope_theta is None or self.rope_theta > 0, "rope_theta", self.rope_theta, "a number above 0")
+        if self.position == "relative":
+            buckets, distance = self.relative_buckets or 32, self.relative_max_distance or 128
+            _require(buckets >= 4, "relative_buckets", buckets, "an integer of at least 4")
+            expected = f"more than half of relative_buckets={buckets}"
+            _require(distance > buckets // 2, "relative_max_distance", self.relative_max_distance, expected)
 
     @property
     def kv_heads(self) -> int:
@@ -150,13 +156,13 @@ def gpt2(size: str = "124M") -> ModelConfig:
 def gpt3(size: str = "125M") -> ModelConfig:
     """Brown et al. 2020, "Language Models are Few-Shot Learners", table 2.1, the sizes up to 2.7B (dense attention).
 
-    The table gives the 1.3B model 24 heads of width 128, which is not its d_model of 2048; taken as printed.
+    The table gives the 1.3B model 24 heads of width 128: 1.5B parameters. 16 of them fill its d_model and give 1.3B.
     """
     sizes = {
         "125M": {"n_layers": 12, "d_model": 768, "n_heads": 12},
         "350M": {"n_layers": 24, "d_model": 1024, "n_heads": 16},
         "760M": {"n_layers": 24, "d_model": 1536, "n_heads": 16},
-        "1.3B": {"n_layers": 24, "d_model": 2048, "n_heads": 24, "head_dim": 128},
+        "1.3B": {"n_layers": 24, "d_model": 2048, "n_heads": 16},
         "2.7B": {"n_layers": 32, "d_model": 2560, "n_heads": 32},
     }
     return replace(ModelConfig(context_length=2048), **_choose("gpt3", sizes, size))

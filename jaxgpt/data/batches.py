@@ -1,7 +1,6 @@
-"""Batches as pure functions of the step: batch N is the same alone, in sequence, after a resume, on any process count."""
+"""Batches as pure functions of the step: batch N is the same alone, in sequence, after a resume, on any process."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
 
 import numpy as np
 from jaxtyping import Int64, Integer, Shaped
@@ -67,7 +66,7 @@ class TrainBatches(Batches):
         self.batch_size = batch_size
         self._seed = seed
         self._spans = spans(tokens, context_length, stride)
-        self._draw = self._random if sampling == "random" else self._epochs
+        self._draw = {"random": self._random, "epochs": self._epochs}[sampling]
 
     def block(self, step: int, k: int, process_index: int = 0, process_count: int = 1) -> Block:
         rows = self._rows(process_index, process_count)
@@ -75,7 +74,7 @@ class TrainBatches(Batches):
 
     def _random(self, step: int, k: int) -> Int64[np.ndarray, "{k} batch"]:
         generators = [np.random.default_rng((self._seed, step + i)) for i in range(k)]
-        return np.stack([generator.integers(len(self._spans), size=self.batch_size) for generator in generators])
+        return np.array([generator.integers(len(self._spans), size=self.batch_size) for generator in generators])
 
     def _epochs(self, step: int, k: int) -> Int64[np.ndarray, "{k} batch"]:
         size = len(self._spans)
@@ -87,37 +86,26 @@ class TrainBatches(Batches):
 
 
 class EvalBatches(Batches):
-    """At most n batches of windows that do not overlap, evenly spread over tokens: the same at every evaluation.
+    """n batches of windows spread evenly over tokens, the same at every evaluation.
 
-    Where tokens hold fewer than n * batch_size windows, each of them comes once and the last batch is filled up.
-    float32 "weights", beside "inputs" and "targets", is 1 where a target counts and 0 in rows that fill up.
+    Where tokens are shorter than all of them together, neighbouring windows overlap.
     Raises ValueError if not one window fits into tokens.
     """
 
     def __init__(self, tokens: Integer[np.ndarray, "tokens"], context_length: int, batch_size: int, n: int):
         self.batch_size = batch_size
-        self._spans = spans(tokens, context_length, context_length)
-        available, wanted = len(self._spans), n * batch_size
-        count = min(available, wanted)
-        self._windows = np.arange(count) * available // count
-        self._windows.resize(-(-count // batch_size) * batch_size)
-        self._counts = np.arange(len(self._windows)) < count
+        self._spans = spans(tokens, context_length, 1)
+        self._starts = np.arange(n * batch_size) * len(self._spans) // (n * batch_size)
 
     def __len__(self) -> int:
-        return len(self._windows) // self.batch_size
-
-    def __iter__(self) -> Iterator[Batch]:
-        return (self[step] for step in range(len(self)))
+        return len(self._starts) // self.batch_size
 
     def block(self, step: int, k: int, process_index: int = 0, process_count: int = 1) -> Block:
         """As Batches.block. Raises IndexError unless 0 <= step and step + k <= len(self)."""
         if step < 0 or step + k > len(self):
             raise IndexError(f"batches {step} to {step + k - 1}, expected 0 to {len(self) - 1}")
         rows = self._rows(process_index, process_count)
-        windows = self._windows.reshape(-1, self.batch_size)[step : step + k, rows]
-        counts = self._counts.reshape(-1, self.batch_size)[step : step + k, rows, None]
-        block = _gather(self._spans, windows)
-        return block | {"weights": np.broadcast_to(counts, block["targets"].shape).astype(np.float32)}
+        return _gather(self._spans, self._starts.reshape(-1, self.batch_size)[step : step + k, rows])
 
 
 def _gather(

@@ -2,6 +2,7 @@
 
 import hashlib
 import shutil
+from array import array
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,7 +62,11 @@ def _recipe(config: DataConfig, train: list[Path], validation: list[Path]) -> di
     return {
         "the text": _stats(train),
         "the held-out text": _stats(validation) or config.validation_fraction,
-        "data.tokenizer": [config.tokenizer, config.vocab_size, _stats([Path(argument)] if kind == "json" else [])],
+        "data.tokenizer": [
+            config.tokenizer,
+            config.vocab_size,
+            _stats(files(argument, "data.tokenizer") if kind == "json" else []),
+        ],
     }
 
 
@@ -112,25 +117,25 @@ def _build(config: DataConfig, train: list[Path], validation: list[Path], cache:
 
 
 def _lengths(pieces: Iterable[tuple[int, str]]) -> Int64[np.ndarray, "documents"]:
-    lengths = np.zeros(1, dtype=np.int64)
-    documents = 0
+    lengths = array("q")  # 8 bytes a document: a list would hold 36
     for document, text in pieces:
-        documents = document + 1
-        if documents > len(lengths):
-            lengths.resize(2 * len(lengths))  # 8 bytes a document: a list would hold 36
+        if document == len(lengths):
+            lengths.append(0)
         lengths[document] += len(text)
-    return lengths[:documents]
+    return np.frombuffer(lengths, dtype=np.int64)
 
 
 def _encode(
     tokenizer: tokenizers.Tokenizer, parts: Iterable[tuple[Part, int, str]], shards: dict[Part, ShardWriter]
 ) -> None:
     last: dict[Part, int] = {}
+    end_of_text = tokenizer.end_of_text
     for batch in _batched(parts):
         encoded = tokenizer.encode_batch([text for _, _, text in batch])
         for (part, document, text), tokens in zip(batch, encoded, strict=True):
-            divide = tokenizer.end_of_text is not None and last.get(part, document) != document
-            shards[part].append([tokenizer.end_of_text, *tokens] if divide else tokens, len(text.encode()))
+            if end_of_text is not None and last.get(part, document) != document:
+                tokens = [end_of_text, *tokens]
+            shards[part].append(tokens, len(text.encode()))
             last[part] = document
 
 

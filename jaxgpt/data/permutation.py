@@ -1,5 +1,7 @@
 """A shuffle that is never stored: where one position goes, in the time and memory of that position."""
 
+import math
+
 import numpy as np
 from jaxtyping import Int64, UInt64
 
@@ -7,27 +9,33 @@ from jaxtyping import Int64, UInt64
 def shuffled(positions: Int64[np.ndarray, "n"], size: int, seed: tuple[int, ...]) -> Int64[np.ndarray, "n"]:
     """What a pseudo-random permutation of range(size), chosen by seed, holds at positions (each in range(size)).
 
-    A Feistel network permutes the smallest power of 4 that is >= size; values outside range(size) go through it again
-    until they land inside, four times on average at most.
-    Source: Luby & Rackoff 1988; cycle walking: Black & Rogaway 2002, section 3.
+    A Feistel network permutes range(rows * columns), both about sqrt(size); the fewer than rows values that are not in
+    range(size) go through it again until they are.
+    Source: Luby & Rackoff 1988; any rows and columns, and walking inside: Black & Rogaway 2002, methods 3 and 2.
     """
-    half = max(1, ((size - 1).bit_length() + 1) // 2)
+    rows = math.isqrt(size - 1) + 1
+    columns = -(-size // rows)
     keys = np.random.default_rng(seed).integers(1 << 63, size=6, dtype=np.uint64)
     values = positions.astype(np.uint64)
     outside = np.arange(len(values))
     while len(outside):
-        values[outside] = _feistel(values[outside], np.uint64(half), keys)
+        values[outside] = _feistel(values[outside], rows, columns, keys)
         outside = outside[values[outside] >= size]
     return values.astype(np.int64)
 
 
 def _feistel(
-    values: UInt64[np.ndarray, "n"], half: np.uint64, keys: UInt64[np.ndarray, "rounds"]
+    values: UInt64[np.ndarray, "n"], rows: int, columns: int, keys: UInt64[np.ndarray, "rounds"]
 ) -> UInt64[np.ndarray, "n"]:
-    mask = (np.uint64(1) << half) - np.uint64(1)
-    left, right = values >> half, values & mask
+    row, column = np.divmod(values, np.uint64(columns))
     for key in keys:
-        mixed = (right ^ key) * np.uint64(0x9E3779B97F4A7C15)  # wraps: Fibonacci hashing, its high bits the good ones
-        mixed = (mixed ^ (mixed >> np.uint64(32))) * np.uint64(0xD6E8FEB86659FD93)
-        left, right = right, left ^ ((mixed >> np.uint64(32)) & mask)
-    return (left << half) | right
+        row, column = column, (row + _mix(column ^ key)) % np.uint64(rows)
+        rows, columns = columns, rows
+    return row * np.uint64(columns) + column
+
+
+def _mix(x: UInt64[np.ndarray, "n"]) -> UInt64[np.ndarray, "n"]:
+    """32 bits that each depend on all of x. Source: degski64, without its last step."""
+    x = (x ^ (x >> np.uint64(32))) * np.uint64(0xD6E8FEB86659FD93)  # wraps
+    x = (x ^ (x >> np.uint64(32))) * np.uint64(0xD6E8FEB86659FD93)
+    return x >> np.uint64(32)

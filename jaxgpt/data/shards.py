@@ -1,4 +1,4 @@
-"""Tokens on disk: NAME.bin, the raw little-endian ids that training memory-maps, beside NAME.json, which vouches for it.
+"""Tokens on disk: NAME.bin, the little-endian ids that training memory-maps, beside NAME.json, which vouches for it.
 
 A shard appears whole or not at all: both files are written under temporary names, synced and renamed, the header last.
 """
@@ -99,7 +99,7 @@ class ShardWriter:
 
     def _publish(self) -> None:
         if not self._tokens:
-            raise ValueError(f"data.path: found too little text for a {self._path.name} part, expected a token or more")
+            raise ValueError(f"data: found too little text for a {self._path.name} part, expected a token or more")
         _sync(self._stream)
         self._stream.close()
         os.replace(self._temporary, self._path.with_suffix(".bin"))

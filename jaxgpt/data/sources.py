@@ -3,6 +3,7 @@
 import codecs
 import glob
 import gzip
+import io
 import json
 import os
 import re
@@ -10,10 +11,10 @@ import sysconfig
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 PYTHON = "python"  # the built-in corpus; a folder of that name is ./python
 PIECE = 1 << 18  # characters: small beside memory, large beside the token that a cut might change
+_DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error)
 _NOT_LIBRARY = frozenset({"site-packages", "dist-packages", "test", "tests", "idle_test"})
 
 # A newline or a space between two visible characters ends a token in every common tokenizer: cut there, and the
@@ -56,12 +57,15 @@ def pieces(files: Sequence[Path]) -> Iterator[tuple[int, str]]:
     """
     number = -1
     for file in files:
-        for document in _documents(file):
-            for at, piece in enumerate(_cut(document)):
-                number += at == 0
-                yield number, piece
+        try:
+            for document in _documents(file):
+                for at, piece in enumerate(_cut(document)):
+                    number += at == 0
+                    yield number, piece
+        except _DAMAGED as error:
+            raise ValueError(f"data: found a damaged gzip file, {file} ({error})") from error
     if number < 0:
-        raise ValueError(f"data.path: found only empty documents, from {files[0]} on, expected some text")
+        raise ValueError(f"data: found only empty documents, from {files[0]} on, expected some text")
 
 
 def _walk(folder: Path, skip: frozenset[str] = frozenset()) -> Iterator[Path]:
@@ -70,7 +74,7 @@ def _walk(folder: Path, skip: frozenset[str] = frozenset()) -> Iterator[Path]:
         yield from (Path(root, name) for name in sorted(names) if not name.startswith("."))
 
 
-def _open(file: Path) -> BinaryIO:
+def _open(file: Path) -> io.BufferedIOBase:
     return gzip.open(file) if file.suffix == ".gz" else file.open("rb")
 
 
@@ -78,7 +82,7 @@ def _is_binary(file: Path) -> bool:
     with _open(file) as stream:
         try:
             return b"\0" in stream.read(1024)
-        except (EOFError, gzip.BadGzipFile, zlib.error):
+        except _DAMAGED:
             return False  # damaged: pieces() names it
 
 
@@ -91,20 +95,17 @@ def _is_utf8(file: Path) -> bool:
 
 def _documents(file: Path) -> Iterator[Iterable[str]]:
     """The file's documents, each as chunks of at most PIECE characters."""
-    try:
-        with _open(file) as stream:
-            if ".jsonl" in file.suffixes[-2:]:
-                for number, line in enumerate(stream, 1):
-                    if line.strip():
-                        text = _record_text(line, f"{file}, line {number}")
-                        yield (text[at : at + PIECE] for at in range(0, len(text), PIECE))
-            else:
-                yield _decoded(stream, file)
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"data.path: found a damaged gzip file, {file} ({error})") from error
+    with _open(file) as stream:
+        if not file.name.removesuffix(".gz").endswith(".jsonl"):
+            yield _decoded(stream, file)
+            return
+        for number, line in enumerate(stream, 1):
+            if line.strip():
+                text = _record_text(line, f"{file}, line {number}")
+                yield (text[at : at + PIECE] for at in range(0, len(text), PIECE))
 
 
-def _decoded(stream: BinaryIO, file: Path) -> Iterator[str]:
+def _decoded(stream: io.BufferedIOBase, file: Path) -> Iterator[str]:
     decoder = codecs.getincrementaldecoder("utf-8")()
     start = 0  # offset of the first byte not decoded yet
     while True:
@@ -116,7 +117,7 @@ def _decoded(stream: BinaryIO, file: Path) -> Iterator[str]:
         except UnicodeDecodeError as error:
             bad = error.start
         if bad is not None:
-            raise ValueError(f"data.path: found a byte that is not UTF-8 text in {file}, at offset {start + bad}")
+            raise ValueError(f"data: found a byte that is not UTF-8 text in {file}, at offset {start + bad}")
         if not chunk:
             return
         start += pending + len(chunk) - len(decoder.getstate()[0])
@@ -127,18 +128,18 @@ def _record_text(line: bytes, place: str) -> str:
     try:
         record = json.loads(line)
     except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are both
-        raise ValueError(f"data.path: found bad JSON in {place}: {error}") from error
+        raise ValueError(f"data: found bad JSON in {place}: {error}") from error
     if not isinstance(record, dict):
-        raise ValueError(f'data.path: found a JSON {type(record).__name__} in {place}, expected an object with "text"')
+        raise ValueError(f'data: found a JSON {type(record).__name__} in {place}, expected an object with "text"')
     if "text" not in record:
-        raise ValueError(f'data.path: found keys {sorted(record)} in {place}, expected "text"')
+        raise ValueError(f'data: found keys {sorted(record)} in {place}, expected "text"')
     text = record["text"]
     if not isinstance(text, str):
-        raise ValueError(f'data.path: found "text" of type {type(text).__name__} in {place}, expected a string')
+        raise ValueError(f'data: found "text" of type {type(text).__name__} in {place}, expected a string')
     try:
         text.encode()
     except UnicodeEncodeError as error:  # JSON can escape half of a surrogate pair
-        raise ValueError(f'data.path: found "text" that UTF-8 cannot hold in {place}: {error}') from error
+        raise ValueError(f'data: found "text" that UTF-8 cannot hold in {place}: {error}') from error
     return text
 
 

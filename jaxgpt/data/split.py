@@ -16,7 +16,7 @@ def training_characters(lengths: Int64[np.ndarray, "documents"], fraction: float
 
     lengths: characters of each document.
     Where MANY documents can be held out, whole ones are, evenly spread: all of a document or 0. With fewer, one long
-    document could be half of the text, so each gives its own end: int(length * (1 - fraction)), as nanoGPT cuts its one.
+    document could be half of the text, so each gives its own end: int(length * (1 - fraction)), as nanoGPT does.
     """
     if len(lengths) * fraction < MANY:
         return (lengths * (1 - fraction)).astype(np.int64)

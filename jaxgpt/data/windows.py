@@ -11,7 +11,7 @@ def n_windows(n_tokens: int, context_length: int, stride: int) -> int:
 
 def spans(
     tokens: Integer[np.ndarray, "tokens"], context_length: int, stride: int
-) -> Integer[np.ndarray, "n context_length+1"]:
+) -> Integer[np.ndarray, "n {context_length}+1"]:
     """Every window with its last target: row i is tokens[i * stride : i * stride + context_length + 1].
 
     A read-only view: nothing is copied, whatever the size of tokens.
@@ -26,7 +26,7 @@ def spans(
 
 def windows(
     tokens: Integer[np.ndarray, "tokens"], context_length: int, stride: int
-) -> tuple[Integer[np.ndarray, "n context_length"], Integer[np.ndarray, "n context_length"]]:
+) -> tuple[Integer[np.ndarray, "n {context_length}"], Integer[np.ndarray, "n {context_length}"]]:
     """Inputs and targets of next-token prediction: targets are the inputs shifted by one token.
 
     stride: tokens between the starts of neighbouring windows; context_length makes them tile the text. A rest shorter

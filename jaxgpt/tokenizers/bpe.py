@@ -17,8 +17,8 @@ from jaxgpt.tokenizers.nearest import nearest
 
 # Both libraries' regex engines panic with a stack overflow on the \s+(?!\S) of every GPT pattern when a run of white
 # space is longer than about 600,000 characters; text is cut after this many.
-LONGEST_SPACE = 100_000
-_LONGEST_SPACE = re.compile(rf"\s{{{LONGEST_SPACE}}}")
+_MAX_SPACE = 100_000
+_LONG_SPACE = re.compile(rf"\s{{{_MAX_SPACE}}}")
 
 
 class BPETokenizer(Tokenizer):
@@ -46,7 +46,8 @@ class BPETokenizer(Tokenizer):
 
         trainer = rustbpe.Tokenizer()
         pieces = (piece for text in as_texts(texts) for piece in _cut(well_formed(text)))
-        trainer.train_from_iterator(pieces, vocab_size - 1)
+        # By default rustbpe gathers 8,192 pieces, gigabytes of long ones, before it counts any.
+        trainer.train_from_iterator(pieces, vocab_size - 1, buffer_size=64)
         ranks = dict(trainer.get_mergeable_ranks())
         return cls(
             tiktoken.Encoding(
@@ -124,6 +125,6 @@ class BPETokenizer(Tokenizer):
 
 
 def _cut(text: str) -> list[str]:
-    """text in pieces, none with a longer run of white space than LONGEST_SPACE."""
-    cuts = [match.end() for match in _LONGEST_SPACE.finditer(text)] if len(text) > LONGEST_SPACE else []
+    """text in pieces, none with a longer run of white space than _MAX_SPACE."""
+    cuts = [match.end() for match in _LONG_SPACE.finditer(text)] if len(text) > _MAX_SPACE else []
     return [text[start:end] for start, end in pairwise([0, *cuts, len(text)])]

@@ -20,7 +20,8 @@ KINDS: dict[str, type[Tokenizer]] = {
 def create(name: str, texts: Callable[[], Iterable[str]], vocab_size: int) -> Tokenizer:
     """The tokenizer called name, trained on texts() where it is one that is trained.
 
-    name: "char" | "word" | "bpe" | "tiktoken:<encoding>" | "json:<tokenizer.json, or the folder it is in>".
+    name: "char" | "word" | "bpe" | "tiktoken:<encoding>" | "json:<tokenizer.json, or the folder it is in>" |
+        "saved:<a folder that load reads, such as a run directory>".
     vocab_size: the size "bpe" is trained to; the others have their own.
     Raises ValueError for another name, FileNotFoundError if there is no such tokenizer.json.
     """
@@ -35,7 +36,16 @@ def create(name: str, texts: Callable[[], Iterable[str]], vocab_size: int) -> To
             return BPETokenizer.from_tiktoken(encoding)
         case "json", ":", path:
             return JSONTokenizer.from_folder(Path(path).parent if Path(path).name == FILE else path)
-    known = ["char", "word", "bpe", "json:<path>", *(f"tiktoken:{name}" for name in tiktoken.list_encoding_names())]
+        case "saved", ":", folder:
+            return load(folder)
+    known = [
+        "char",
+        "word",
+        "bpe",
+        "json:<path>",
+        "saved:<folder>",
+        *(f"tiktoken:{name}" for name in tiktoken.list_encoding_names()),
+    ]
     raise ValueError(f"tokenizer: found {name!r}, expected {nearest(name, known)}")
 
 

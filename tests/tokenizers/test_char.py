@@ -51,6 +51,7 @@ def test_a_lone_surrogate_is_a_character_like_any_other(tmp_path):
         ("hex", "'x' at position 2"),  # below the largest known code point
         ("he\U0010ffff", r"'\\U0010ffff' at position 2"),  # above it
         ("🌍\U0001f30e", "'🌎' at position 1"),  # just above it; a character is one position, whatever its width
+        (chr(0x1F30D + 2 + ord("h")), "'.*' at position 0"),  # as far above the table's end as "h" is from its start
         ("Xx", "'X' at position 0"),
     ],
 )

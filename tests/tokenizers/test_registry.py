@@ -6,7 +6,6 @@ import pytest
 
 from jaxgpt import tokenizers
 from jaxgpt.tokenizers import BPETokenizer, CharTokenizer, JSONTokenizer, WordTokenizer
-from jaxgpt.tokenizers.base import write_whole
 
 
 def texts():
@@ -68,14 +67,6 @@ def test_saving_again_replaces(tmp_path):
     CharTokenizer.train(texts()).save(tmp_path)
     assert isinstance(tokenizers.load(tmp_path), CharTokenizer)
     assert [file.name for file in tmp_path.iterdir()] == ["jaxgpt_tokenizer.json"]
-
-
-def test_a_save_that_fails_leaves_what_was_there(tmp_path):
-    write_whole(tmp_path / "file", "before")
-    with pytest.raises(UnicodeEncodeError):
-        write_whole(tmp_path / "file", "half\ud800")
-    assert (tmp_path / "file").read_text() == "before"
-    assert [file.name for file in tmp_path.iterdir()] == ["file"]
 
 
 def test_importing_loads_neither_jax_nor_the_optional_libraries():

@@ -1,0 +1,17 @@
+"""A small GPT on Python's own standard library: what `python train.py` runs.
+
+    python train.py
+
+3M parameters on about 10 MB of source code, byte-level BPE: under 4 minutes on 2 CPU cores.
+"""
+
+from jaxgpt.config import ModelConfig
+from jaxgpt.data import DataConfig
+from jaxgpt.training.config import LoopConfig, OptimizerConfig, TrainConfig
+
+config = TrainConfig(
+    model=ModelConfig(vocab_size=1024, context_length=128, d_model=192, n_layers=4, n_heads=6, bias=False),
+    data=DataConfig(path="python", tokenizer="bpe", vocab_size=1024),
+    optimizer=OptimizerConfig(learning_rate=2e-3, min_learning_rate=2e-4, warmup_steps=50, beta2=0.99),
+    train=LoopConfig(steps=1000, batch_size=16, eval_every=200, sample_every=200, sample_tokens=120),
+)

@@ -1,0 +1,124 @@
+"""The compiled parts of generation: encode prompts into a cache, then loop over tokens without leaving the device.
+
+Rows stand with their ends aligned: a row's n tokens are in the cache's slots [used - n, used).
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from jaxgpt import gpt, sampling
+from jaxgpt.attention import KVCache
+from jaxgpt.config import ModelConfig
+
+CHUNK = 32  # most tokens a dispatch: looking at them costs the host less than a hundredth of making them
+
+
+@struct.dataclass
+class Rows:
+    """Texts under way, beside their cache; the rows come first everywhere, so that one index reorders both.
+
+    token: chosen last, and not in the cache yet; -1 once the row has ended. count: tokens chosen so far.
+    seen: the tokens of prompt and text, where a repetition penalty asks for them.
+    """
+
+    token: Int[Array, "batch"]
+    ended: Bool[Array, "batch"]
+    key: Key[Array, "batch"]
+    count: Int[Array, "batch"]
+    seen: Bool[Array, "batch vocab"] | None
+
+
+@functools.partial(jax.jit, static_argnames=("cfg", "slots", "copies"))
+def prefill(
+    params: dict,
+    tokens: Int[Array, "batch time"],
+    lengths: Int[Array, "batch"],
+    cfg: ModelConfig,
+    slots: int,
+    copies: int = 1,
+) -> tuple[Float[Array, "rows vocab"], KVCache]:
+    """Encode prompts that stand at the right end of `tokens`: the next token's logits, and a cache with room.
+
+    Each row comes out `copies` times, one below the other.
+    """
+    batch, time = tokens.shape
+    mask = jnp.arange(time) >= time - lengths[:, None]
+    x, cache = gpt.hidden(params, tokens, cfg, mask=mask, cache=KVCache.empty(cfg, batch, time))
+
+    def grow(x, fill):
+        room = [(0, 0), (0, slots - time)] + [(0, 0)] * (x.ndim - 2)
+        return jnp.pad(jnp.repeat(x, copies, axis=0), room, constant_values=fill)
+
+    arrays = jax.tree.map(functools.partial(grow, fill=0), (cache.key, cache.value))
+    cache = KVCache(*arrays, grow(cache.positions, -1), cache.used)
+    return jnp.repeat(gpt.head(params, x[:, -1:], cfg)[:, 0], copies, axis=0), cache
+
+
+def choose(
+    rows: Rows, logits: Float[Array, "batch vocab"], settings: dict, ends: Bool[Array, "vocab"], vocab: Int[Array, ""]
+) -> tuple[Rows, Float[Array, "batch"]]:
+    """Each row's next token, an id below `vocab`, and its log-probability in softmax(logits), before any filter."""
+    known = jnp.where(jnp.arange(logits.shape[1]) < vocab, logits, -jnp.inf)
+    keys = jax.vmap(jax.random.fold_in)(rows.key, rows.count)
+    token = sampling.choose(keys, known, settings, rows.seen).astype(jnp.int32)
+    logprob = jnp.take_along_axis(logits, token[:, None], 1)[:, 0] - jax.nn.logsumexp(logits, axis=-1)
+    token = jnp.where(rows.ended, -1, token)
+    index = jnp.arange(len(token))
+    seen = None if rows.seen is None else rows.seen.at[index, token].max(~rows.ended)
+    return Rows(token, rows.ended | ends[token], rows.key, rows.count + 1, seen), logprob
+
+
+choose_first = jax.jit(choose, donate_argnames="rows")
+
+
+@functools.partial(jax.jit, static_argnames="cfg", donate_argnames=("cache", "rows"))
+def decode_chunk(
+    params: dict,
+    cache: KVCache,
+    rows: Rows,
+    settings: dict,
+    ends: Bool[Array, "vocab"],
+    vocab: Int[Array, ""],
+    steps: Int[Array, ""],
+    cfg: ModelConfig,
+) -> tuple[KVCache, Rows, Int[Array, "batch chunk"], Float[Array, "batch chunk"]]:
+    """Up to `steps` tokens more for each row that has not ended, stopping where all have; -1 where there is none."""
+    batch = rows.token.shape[0]
+
+    def unfinished(carry):
+        _, rows, _, _, made = carry
+        return (made < steps) & ~rows.ended.all()
+
+    def step(carry):
+        cache, rows, tokens, logprobs, made = carry
+        logits, cache = gpt.apply(params, rows.token[:, None], cfg, mask=~rows.ended[:, None], cache=cache)
+        rows, logprob = choose(rows, logits[:, 0], settings, ends, vocab)
+        return cache, rows, tokens.at[:, made].set(rows.token), logprobs.at[:, made].set(logprob), made + 1
+
+    nothing = jnp.full((batch, CHUNK), -1, jnp.int32), jnp.zeros((batch, CHUNK))
+    return jax.lax.while_loop(unfinished, step, (cache, rows, *nothing, jnp.array(0)))[:4]
+
+
+@functools.partial(jax.jit, donate_argnames="cache")
+def replace_row(cache: KVCache, row: Int[Array, ""], new: KVCache) -> KVCache:
+    """A full cache with one row forgotten and the row of `new` in its place, at the right end."""
+
+    def put(old, x):
+        return jax.lax.dynamic_update_slice(old, x, (row, old.shape[1] - x.shape[1], *(0,) * (x.ndim - 2)))
+
+    cache = cache.replace(positions=cache.positions.at[row].set(-1))
+    key, value, positions = jax.tree.map(
+        put, (cache.key, cache.value, cache.positions), (new.key, new.value, new.positions)
+    )
+    return KVCache(key, value, positions, cache.used)
+
+
+@functools.partial(jax.jit, donate_argnames="cache")
+def shift_left(cache: KVCache, by: Int[Array, ""]) -> KVCache:
+    """Drop the first slots, which no living row fills, and make room on the right."""
+    arrays = jax.tree.map(lambda x: jnp.roll(x, -by, axis=1), (cache.key, cache.value, cache.positions))
+    return KVCache(*arrays, cache.used - by)

@@ -1,0 +1,290 @@
+"""Text from a model: what the host does around the compiled loop of `decoding`.
+
+Shapes are rounded up to powers of two, so that a new prompt length seldom compiles anything.
+"""
+
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Key
+
+from jaxgpt.config import ModelConfig
+from jaxgpt.decoding import CHUNK, Rows, choose_first, decode_chunk, prefill, replace_row, shift_left
+from jaxgpt.model import Model, prepare
+from jaxgpt.sampling import Sampler
+from jaxgpt.tokenizers import StreamingDecoder, Tokenizer
+
+WATCHED_CHUNK = 4  # tokens a dispatch where someone waits for them, or a stop string may end the text
+GREEDY = Sampler()
+PRIMER = 8  # tokens of the prompt that a decoder of text sees first: they settle a leading space, say
+
+
+def generate(
+    model: Model,
+    prompts: str | Sequence[str],
+    *,
+    max_new_tokens: int,
+    temperature: float | int = 0.0,
+    top_k: int | None = None,
+    top_p: float | int | None = None,
+    min_p: float | int | None = None,
+    repetition_penalty: float | int | None = None,
+    stop: str | Sequence[str] | None = None,
+    seed: int = 0,
+    num_samples: int | None = None,
+) -> str | list:
+    """The text that follows each prompt: a str for a str, a list for a list; with num_samples, a list of them each.
+
+    Ends after max_new_tokens, at the tokenizer's end_of_text, or before the first of the `stop` strings.
+    The numbers are those of `Sampler`. seed, prompt and sample decide a text, not the prompts beside it.
+    An empty prompt starts from end_of_text. Past context_length: see `generate_tokens`.
+    Raises ValueError, before any work, where a number, a prompt or a stop string can't be used.
+    """
+    sampler = Sampler(temperature, top_k, top_p, min_p, repetition_penalty)
+    many = [prompts] if isinstance(prompts, str) else list(prompts)
+    copies = 1 if num_samples is None else num_samples
+    pieces = list(_pieces(model, many, max_new_tokens, sampler, stop, seed, copies, CHUNK))
+    texts = ["".join(row) for row in zip(*pieces, strict=True)]
+    if num_samples is not None:
+        texts = [texts[i : i + copies] for i in range(0, len(texts), copies)]
+    return texts[0] if isinstance(prompts, str) else texts
+
+
+def stream(
+    model: Model,
+    prompt: str,
+    *,
+    max_new_tokens: int,
+    temperature: float | int = 0.0,
+    top_k: int | None = None,
+    top_p: float | int | None = None,
+    min_p: float | int | None = None,
+    repetition_penalty: float | int | None = None,
+    stop: str | Sequence[str] | None = None,
+    seed: int = 0,
+) -> Iterator[str]:
+    """The text of `generate` with the same arguments, in pieces as it comes.
+
+    No piece ends within a character; what may be the beginning of a stop string is held back.
+    """
+    sampler = Sampler(temperature, top_k, top_p, min_p, repetition_penalty)
+    pieces = _pieces(model, [prompt], max_new_tokens, sampler, stop, seed, 1, WATCHED_CHUNK)
+    return (piece for (piece,) in pieces if piece)
+
+
+def generate_tokens(
+    params: dict,
+    prompts: Sequence[Sequence[int]],
+    cfg: ModelConfig,
+    *,
+    max_new_tokens: int,
+    sampler: Sampler = GREEDY,
+    end_tokens: Iterable[int] = (),
+    key: Key[Array, ""] | None = None,
+    num_samples: int = 1,
+    logprobs: bool = False,
+) -> list[list[int]] | tuple[list[list[int]], list[list[float]]]:
+    """The tokens that follow each prompt, up to and with the first of `end_tokens`; num_samples lists a prompt.
+
+    A prompt's samples stand together, in the order of the prompts. The key (None: key(0)), its prompt and how often
+    the same prompt stands above it decide what a row gets, not the other rows.
+    When context_length tokens are in a row's context, the older half is dropped, the rest is encoded anew from
+    position 0, and the row goes on.
+    logprobs: return also each token's log-probability under the model itself, before penalty, temperature and filters.
+    params: as from `gpt.init`; `model.prepare` them once if there are many calls.
+    Raises ValueError, before any work, for a prompt that is empty or longer than context_length, and for an id beyond
+    the vocabulary.
+    """
+    end_tokens = frozenset(end_tokens)
+    _check(prompts, cfg, max_new_tokens, num_samples, end_tokens)
+    key = jax.random.key(0) if key is None else key
+    rows = len(prompts) * num_samples
+    chunks = _chunks(
+        prepare(params, cfg), prompts, cfg, max_new_tokens, sampler, end_tokens, key, num_samples, cfg.vocab_size,
+        CHUNK, np.zeros(rows, bool),
+    )  # fmt: skip
+    tokens, scores = [[] for _ in range(rows)], [[] for _ in range(rows)]
+    for chunk in chunks:
+        for row in range(rows):
+            tokens[row] += chunk.tokens[row]
+            scores[row] += chunk.logprobs[row]
+    return (tokens, scores) if logprobs else tokens
+
+
+class _Chunk(NamedTuple):
+    """The next tokens of each row, none for a row that has ended, and their log-probabilities."""
+
+    tokens: list[list[int]]
+    logprobs: list[list[float]]
+
+
+def _chunks(
+    params: dict,
+    prompts: Sequence[Sequence[int]],
+    cfg: ModelConfig,
+    max_new_tokens: int,
+    sampler: Sampler,
+    end_tokens: Iterable[int],
+    key: Key[Array, ""],
+    num_samples: int,
+    vocab_size: int,
+    chunk: int,
+    stopped: np.ndarray,
+) -> Iterator[_Chunk]:
+    """The host's part of the loop. stopped: Bool[rows], where the caller may end a row between two chunks."""
+    if not prompts or max_new_tokens == 0:
+        return
+    texts = [list(prompt) for prompt in prompts for _ in range(num_samples)]
+    lengths = np.array([len(text) for text in texts])  # of what is in the cache; a living row's
+    used = _bucket(int(lengths.max()), cfg)
+    slots = _bucket(used + max_new_tokens - 1, cfg)
+    settings = sampler.settings()
+    ends = jnp.zeros(cfg.vocab_size, bool).at[np.array(list(end_tokens), int)].set(True)
+    seen = None
+    if "repetition_penalty" in settings:
+        seen = np.zeros((len(texts), cfg.vocab_size), bool)
+        for row, text in enumerate(texts):
+            seen[row, text] = True
+        seen = jnp.asarray(seen)
+
+    logits, cache = prefill(params, _right(prompts, used), lengths[::num_samples], cfg, slots, num_samples)
+    ended = jnp.zeros(len(texts), bool)
+    rows = Rows(jnp.full(len(texts), -1), ended, _row_keys(key, texts), jnp.zeros(len(texts), int), seen)
+    rows, logprob = choose_first(rows, logits, settings, ends, vocab_size)
+    tokens, logprobs, made = rows.token[:, None], logprob[:, None], 1
+    while True:
+        tokens, logprobs = np.asarray(tokens), np.asarray(logprobs)
+        fresh = [row[row >= 0].tolist() for row in tokens]
+        yield _Chunk(fresh, [row[: len(new)].tolist() for row, new in zip(logprobs, fresh, strict=True)])
+        for text, new in zip(texts, fresh, strict=True):
+            text.extend(new)
+        ended = np.asarray(rows.ended) | stopped
+        if made == max_new_tokens or ended.all():
+            return
+        rows = rows.replace(ended=jnp.asarray(ended))
+        if used == slots:
+            for row in np.flatnonzero(~ended & (lengths == cfg.context_length)):
+                lengths[row] = keep = cfg.context_length // 2
+                kept = texts[row][len(texts[row]) - 1 - keep : -1]
+                width = _bucket(keep, cfg)
+                _, new = prefill(params, _right([kept], width), lengths[[row]], cfg, width)
+                cache = replace_row(cache, row, new)
+            by = used - int(lengths[~ended].max())
+            cache, used = shift_left(cache, by), used - by
+        steps = min(chunk, max_new_tokens - made, slots - used)
+        cache, rows, tokens, logprobs = decode_chunk(params, cache, rows, settings, ends, vocab_size, steps, cfg)
+        lengths, used, made = lengths + steps, used + steps, made + steps
+
+
+def _bucket(n: int, cfg: ModelConfig) -> int:
+    """n rounded up to a power of two, at least 16, at most context_length."""
+    return min(max(16, 1 << (n - 1).bit_length()), cfg.context_length)
+
+
+def _right(texts: Sequence[Sequence[int]], width: int) -> np.ndarray:
+    """The texts as one array, each at the right end of its row."""
+    out = np.zeros((len(texts), width), np.int32)
+    for row, text in zip(out, texts, strict=True):
+        row[width - len(text) :] = text
+    return out
+
+
+def _row_keys(key: Key[Array, ""], texts: list[list[int]]) -> Key[Array, "batch"]:
+    """A row's key comes from its prompt, and from how often the same one stands above it: not from its neighbours."""
+    names, times = [], {}
+    for text in texts:
+        name = zlib.crc32(np.array(text, np.int64).tobytes())
+        names.append((name, times.get(name, 0)))
+        times[name] = names[-1][1] + 1
+    prompt, copy = np.array(names, np.uint32).T
+    fold = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
+    return jax.vmap(jax.random.fold_in)(fold(key, prompt), copy)
+
+
+def _pieces(
+    model: Model,
+    prompts: list[str],
+    max_new_tokens: int,
+    sampler: Sampler,
+    stop: str | Sequence[str] | None,
+    seed: int,
+    num_samples: int,
+    chunk: int,
+) -> Iterator[list[str]]:
+    """Each row's next piece of text, again and again. What can't be used is refused here, not at the first piece."""
+    cfg, tokenizer = model.config, model.tokenizer
+    stops = [] if stop is None else [stop] if isinstance(stop, str) else list(stop)
+    if "" in stops:
+        raise ValueError("stop: found '', expected strings of at least one character")
+    start = [] if tokenizer.end_of_text is None else [tokenizer.end_of_text]
+    ids = [tokenizer.encode(prompt) or start for prompt in prompts]
+    _check(ids, cfg, max_new_tokens, num_samples, start)
+    texts = [_Text(tokenizer, prompt, stops) for prompt in ids for _ in range(num_samples)]
+    stopped = np.zeros(len(texts), bool)
+    chunks = _chunks(
+        model.decode_params, ids, cfg, max_new_tokens, sampler, start, jax.random.key(seed), num_samples,
+        min(cfg.vocab_size, tokenizer.vocab_size), min(chunk, WATCHED_CHUNK) if stops else chunk, stopped,
+    )  # fmt: skip
+
+    def pieces():
+        for tokens, _ in chunks:
+            yield [text.extend(t for t in new if t not in start) for text, new in zip(texts, tokens, strict=True)]
+            stopped[:] = [text.stopped for text in texts]
+        yield [text.finish() for text in texts]
+
+    return pieces()
+
+
+class _Text:
+    """A row's text as its tokens come, cut before the stop string that is complete first (of two, the longer)."""
+
+    def __init__(self, tokenizer: Tokenizer, prompt: list[int], stops: list[str]):
+        self.stopped = False
+        self._stops, self._held = stops, ""
+        self._decoder = StreamingDecoder(tokenizer)
+        primer = prompt[-PRIMER:]
+        shown = sum(len(self._decoder.push(token)) for token in primer)
+        self._skip = len(tokenizer.decode(primer)) - shown  # the prompt's own, still to come
+
+    def extend(self, tokens: Iterable[int]) -> str:
+        """What these tokens add to the text for certain."""
+        return "".join([self._add(self._decoder.push(token)) for token in tokens])
+
+    def finish(self) -> str:
+        """What was held back."""
+        return self._add(self._decoder.flush()) + ("" if self.stopped else self._held)
+
+    def _add(self, piece: str) -> str:
+        if self.stopped:
+            return ""
+        piece, self._skip = piece[self._skip :], max(0, self._skip - len(piece))
+        text = self._held + piece
+        found = [(at + len(stop), at) for stop in self._stops if (at := text.find(stop)) >= 0]
+        if found:
+            self.stopped = True
+            return text[: min(found)[1]]
+        begun = [n for stop in self._stops for n in range(1, len(stop)) if text.endswith(stop[:n])]
+        certain = len(text) - max(begun, default=0)
+        self._held = text[certain:]
+        return text[:certain]
+
+
+def _check(
+    prompts: Sequence[Sequence[int]], cfg: ModelConfig, max_new_tokens: int, num_samples: int, end_tokens: Iterable[int]
+) -> None:
+    if max_new_tokens < 0:
+        raise ValueError(f"max_new_tokens: found {max_new_tokens}, expected at least 0")
+    if num_samples < 1:
+        raise ValueError(f"num_samples: found {num_samples}, expected at least 1")
+    for i, prompt in enumerate(prompts):
+        if not prompt:
+            raise ValueError(f"prompt {i}: found no tokens, expected at least one to start from")
+        if len(prompt) > cfg.context_length:
+            raise ValueError(f"prompt {i}: found {len(prompt)} tokens, expected at most {cfg.context_length}")
+    for token in (token for row in (*prompts, end_tokens) for token in row):
+        if not 0 <= token < cfg.vocab_size:
+            raise ValueError(f"token id: found {token}, expected 0..{cfg.vocab_size - 1}")

@@ -1,0 +1,141 @@
+"""Checkpoints by Orbax: saved in the background, checked when restored, damaged ones stepped over."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+from jaxtyping import Array, PyTree, UInt32
+from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+from jaxgpt.training.state import TrainState
+
+NOT_EVALUATED = float("inf")  # the val_loss of a checkpoint between evaluations: never the best
+
+
+class Checkpoints:
+    """The checkpoints of a run in `folder`: the newest `keep` and the one of least validation loss."""
+
+    def __init__(self, folder: Path, keep: int = 2, log: Callable[[str], None] = print):
+        self._log = log
+        self._folder = folder.resolve()  # Orbax fails late, in a thread, on a relative one
+        policies = [
+            preservation_policy.LatestN(keep),
+            preservation_policy.BestN(get_metric_fn=_val_loss, reverse=True, n=1),
+        ]
+        options = ocp.CheckpointManagerOptions(
+            cleanup_tmp_directories=True,
+            best_fn=_val_loss,
+            best_mode="min",
+            preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
+        )
+        self._manager = ocp.CheckpointManager(self._folder, options=options)
+
+    def save(self, state: TrainState, run: dict[str, Any], val_loss: float = NOT_EVALUATED) -> None:
+        """Write the state in the background, with what else describes the run; returns when it may be donated."""
+        step = int(state.step)
+        run = run | {"checksum": int(checksum((state.params, state.optimizer))), "key": _key_data(state.key)}
+        items = ocp.args.Composite(
+            params=ocp.args.StandardSave(state.params),
+            optimizer=ocp.args.StandardSave(state.optimizer),
+            run=ocp.args.JsonSave(run),
+        )
+        if not self._manager.save(step, args=items, metrics={"val_loss": val_loss}):
+            raise FileExistsError(f"{self._folder}: found a checkpoint of step {step} or later, saved nothing")
+
+    def restore(self, abstract: TrainState) -> TrainState | None:
+        """The state of the newest whole checkpoint, placed as `abstract` says; None if there is none.
+
+        A damaged one is named, removed and stepped over, so that its step can be saved again.
+        """
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                return self._read(step, abstract)
+            except Exception as error:  # Orbax raises a bare Exception for a truncated file, KeyError for a lost one
+                self._log(f"checkpoint {step} is damaged ({_first_line(error)}): stepping over it")
+                self._remove(step)
+        return None
+
+    def _read(self, step: int, abstract: TrainState) -> TrainState:
+        items = ocp.args.Composite(
+            params=ocp.args.StandardRestore(abstract.params),
+            optimizer=ocp.args.StandardRestore(abstract.optimizer),
+            run=ocp.args.JsonRestore(),
+        )
+        found = self._manager.restore(step, args=items)
+        run = found["run"]
+        if int(checksum((found["params"], found["optimizer"]))) != run["checksum"]:
+            raise ValueError("its bits have changed since it was saved")
+        key = jax.random.wrap_key_data(jnp.array(run["key"], jnp.uint32))
+        state = TrainState(jnp.array(step), found["params"], found["optimizer"], key)
+        return jax.tree.map(lambda x, s: jax.device_put(x, s.sharding), state, abstract)
+
+    def _remove(self, step: int) -> None:
+        if jax.process_index() == 0:
+            shutil.rmtree(self._folder / str(step), ignore_errors=True)
+        self._manager.reload()
+
+    def wait(self) -> None:
+        """Until everything is on disk."""
+        self._manager.wait_until_finished()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._manager.close()
+
+
+def restore_params(folder: Path, abstract: PyTree[jax.ShapeDtypeStruct], log=print) -> PyTree[Array]:
+    """The parameters alone of the best whole checkpoint (else of the newest). Raises FileNotFoundError for none."""
+    folder = folder.resolve()
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: found no such folder, expected the checkpoints of a run")
+    with ocp.CheckpointManager(folder) as manager:
+        steps = sorted(manager.all_steps(), reverse=True)
+        steps.sort(key=lambda step: _saved_val_loss(manager, step))
+        for step in steps:
+            try:
+                items = ocp.args.Composite(params=ocp.args.StandardRestore(abstract))
+                return manager.restore(step, args=items)["params"]
+            except Exception as error:
+                log(f"checkpoint {step} is damaged ({_first_line(error)}): stepping over it")
+    raise FileNotFoundError(f"{folder}: found no whole checkpoint")
+
+
+@jax.jit
+def checksum(tree: PyTree[Array]) -> UInt32[Array, ""]:
+    """A number that every flipped bit of the arrays changes: sums of their bits, each word with an odd weight, mod 2^32.
+
+    Integer sums don't depend on their order, so neither does this on how the arrays are sharded.
+    """
+    total = jnp.uint32(0)
+    for i, x in enumerate(jax.tree.leaves(tree)):
+        words = jax.lax.bitcast_convert_type(x, jnp.dtype(f"uint{8 * x.dtype.itemsize}")).astype(jnp.uint32)
+        place = jnp.zeros(words.shape, jnp.uint32)
+        for axis, size in enumerate(words.shape):
+            place = place * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis)
+        total += (words * (2 * place + 1)).sum(dtype=jnp.uint32) * jnp.uint32(2 * i + 1)
+    return total
+
+
+def _val_loss(metrics: dict[str, float]) -> float:
+    return metrics["val_loss"]
+
+
+def _saved_val_loss(manager: ocp.CheckpointManager, step: int) -> float:
+    try:
+        return _val_loss(manager.metrics(step))
+    except Exception:
+        return NOT_EVALUATED
+
+
+def _key_data(key) -> list[int]:
+    return jax.random.key_data(key).tolist()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0][:200]

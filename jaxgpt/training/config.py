@@ -1,0 +1,206 @@
+"""A run as data: `TrainConfig`, read from a config file and the command line."""
+
+import dataclasses
+import json
+import runpy
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from jaxgpt.config import ModelConfig
+from jaxgpt.data import DataConfig
+from jaxgpt.sharding import MeshConfig
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW and its learning rate over the run."""
+
+    learning_rate: float = 1e-3
+    """The highest, reached after the warm-up."""
+    min_learning_rate: float = 1e-4
+    """The lowest, at the end."""
+    warmup_steps: int = 100
+    """Steps of linear warm-up from 0."""
+    schedule: Literal["cosine", "wsd", "constant"] = "cosine"
+    """After the warm-up: half a cosine; or stable, then a linear decay (wsd); or constant."""
+    decay_fraction: float = 0.2
+    """Share of the run that the linear decay of wsd takes."""
+    beta1: float = 0.9
+    """Decay of the first moment."""
+    beta2: float = 0.99
+    """Decay of the second moment."""
+    epsilon: float = 1e-8
+    """Added to the root of the second moment."""
+    weight_decay: float = 0.1
+    """Decoupled decay of matrices and embeddings; biases and norms have none."""
+    clip: float | None = 1.0
+    """Largest global norm of the gradient (None: any)."""
+
+    def __post_init__(self):
+        for name in ("learning_rate", "epsilon"):
+            _require(getattr(self, name) > 0, f"optimizer.{name}", getattr(self, name), "a number above 0")
+        for name in ("min_learning_rate", "warmup_steps", "weight_decay"):
+            _require(getattr(self, name) >= 0, f"optimizer.{name}", getattr(self, name), "a number of at least 0")
+        for name in ("beta1", "beta2"):
+            _require(0 <= getattr(self, name) < 1, f"optimizer.{name}", getattr(self, name), "a number in [0, 1)")
+        _require(
+            self.schedule in ("cosine", "wsd", "constant"), "optimizer.schedule", self.schedule, "cosine, wsd, constant"
+        )
+        _require(0 < self.decay_fraction <= 1, "optimizer.decay_fraction", self.decay_fraction, "a number in (0, 1]")
+        _require(self.clip is None or self.clip > 0, "optimizer.clip", self.clip, "a number above 0, or None")
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """How long to train, and what happens on the way."""
+
+    steps: int = 1000
+    """Updates of the parameters."""
+    batch_size: int = 16
+    """Sequences an update sees."""
+    accumulation: int = 1
+    """Parts that a batch is computed in, one after the other; the update is the whole batch's."""
+    eval_every: int = 100
+    """Steps between evaluations."""
+    eval_batches: int = 20
+    """Batches of an evaluation on the way."""
+    final_eval_batches: int = 200
+    """Batches of the evaluation at the end."""
+    save_every: int | None = None
+    """Steps between checkpoints (None: eval_every)."""
+    keep: int = 2
+    """Newest checkpoints kept, beside the best."""
+    log_every: int = 10
+    """Steps between rows of metrics.jsonl."""
+    sample_every: int | None = None
+    """Steps between printed samples, besides the one at the end (None: no others)."""
+    sample_prompt: str = ""
+    """What samples begin with (empty: end-of-text, or a line break where there is none)."""
+    sample_tokens: int = 200
+    """Length of a sample."""
+    steps_per_dispatch: int = 10
+    """Most updates that one call of the compiled program makes."""
+    seed: int = 0
+    """Of parameters, batches, dropout and samples."""
+    tensorboard: bool = False
+    """Also write TensorBoard event files to the run directory."""
+
+    def __post_init__(self):
+        positive = ("steps", "batch_size", "accumulation", "eval_every", "eval_batches", "final_eval_batches")
+        for name in (*positive, "keep", "log_every", "sample_tokens", "steps_per_dispatch"):
+            _require(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "a positive integer")
+        for name in ("save_every", "sample_every"):
+            value = getattr(self, name)
+            _require(value is None or value >= 1, f"train.{name}", value, "a positive integer, or None")
+        _require(self.seed >= 0, "train.seed", self.seed, "a number of at least 0")
+        expected = f"a divisor of train.batch_size={self.batch_size}"
+        _require(self.batch_size % self.accumulation == 0, "train.accumulation", self.accumulation, expected)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything a run depends on."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """The architecture; its vocab_size grows to the tokenizer's where that is larger."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """The text."""
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    """The update."""
+    train: LoopConfig = field(default_factory=LoopConfig)
+    """The loop."""
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    """The devices."""
+    out: str = "runs/run"
+    """Run directory."""
+    init_from: str | None = None
+    """Run directory whose parameters, architecture and tokenizer to start from."""
+    resume: bool = True
+    """Go on from the run directory's last checkpoint; otherwise move an old run aside and start over."""
+
+    def __post_init__(self):
+        rows, parts = self.train.batch_size // self.train.accumulation, self.mesh.data * self.mesh.fsdp
+        expected = f"a multiple of mesh.data x mesh.fsdp = {parts} in each of the {self.train.accumulation} parts"
+        _require(rows % parts == 0, "train.batch_size", self.train.batch_size, expected)
+        for axis, name in (("tensor", "n_heads"), ("tensor", "kv_heads"), ("sequence", "context_length")):
+            parts, size = getattr(self.mesh, axis), getattr(self.model, name)
+            shown = {"kv_heads": "n_kv_heads"}.get(name, name)
+            _require(size % parts == 0, f"mesh.{axis}", parts, f"a divisor of model.{shown}={size}")
+
+
+def _require(condition: bool, name: str, found, expected: str) -> None:
+    if not condition:
+        raise ValueError(f"{name}: found {found!r}, expected {expected}")
+
+
+def load_config(argv: list[str], default: str) -> TrainConfig:
+    """The config file named first (or the default one), changed by the options after it.
+
+    Prints help or one clear error and exits where that is what the command line asks for or deserves.
+    """
+    named = bool(argv) and not argv[0].startswith("-")
+    path, options = (Path(argv[0]), argv[1:]) if named else (Path(default), argv)
+    try:
+        base = _read(path)
+        base = dataclasses.replace(base, out=f"runs/{path.stem}")
+        return tyro.cli(
+            TrainConfig,
+            default=base,
+            args=options,
+            prog="python train.py [CONFIG.py]",
+            description=f"Train a model. Defaults are those of {path}.",
+            use_underscores=True,
+            config=(tyro.conf.AvoidSubcommands,),
+        )
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+def _read(path: Path) -> TrainConfig:
+    if not path.is_file():
+        raise FileNotFoundError(f"config: found no file {path}, expected a .py file with a `config = TrainConfig(...)`")
+    config = runpy.run_path(str(path)).get("config")
+    if not isinstance(config, TrainConfig):
+        raise ValueError(f"{path}: found config of type {type(config).__name__}, expected a TrainConfig")
+    return config
+
+
+def to_json(config: TrainConfig) -> str:
+    """The config as JSON, every field written out."""
+    return json.dumps(dataclasses.asdict(config), indent=2)
+
+
+def from_json(text: str) -> TrainConfig:
+    """The inverse of `to_json`. Raises ValueError for a field that this version doesn't know."""
+    sections = {
+        "model": ModelConfig,
+        "data": DataConfig,
+        "optimizer": OptimizerConfig,
+        "train": LoopConfig,
+        "mesh": MeshConfig,
+    }
+    values = json.loads(text)
+    try:
+        return TrainConfig(**values | {name: kind(**values[name]) for name, kind in sections.items()})
+    except TypeError as error:
+        raise ValueError(f"train_config.json: {error}") from error
+
+
+def differences(old: TrainConfig, new: TrainConfig) -> list[str]:
+    """The fields on which a run's numbers depend and that differ, as "train.steps: 100 there, 200 here"."""
+    free = {"out", "resume", "train.keep", "train.log_every", "train.save_every", "train.tensorboard"}
+    free |= {"train.sample_every", "train.sample_prompt", "train.sample_tokens", "train.steps_per_dispatch"}
+    before, after = _flat(dataclasses.asdict(old)), _flat(dataclasses.asdict(new))
+    names = [n for n in after if n not in free and not n.startswith("mesh.") and before.get(n) != after[n]]
+    return [f"{name}: {before.get(name)!r} there, {after[name]!r} here" for name in names]
+
+
+def _flat(tree: dict) -> dict:
+    out = {}
+    for name, value in tree.items():
+        out |= {f"{name}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {name: value}
+    return out

@@ -1,0 +1,72 @@
+"""A run's directory: whose it is, and what may be done in it."""
+
+import dataclasses
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from jaxgpt.training.config import TrainConfig, differences, from_json, to_json
+
+CONFIG_FILE = "train_config.json"
+CHECKPOINTS = "checkpoints"
+
+
+def read_config(folder: Path) -> TrainConfig:
+    """The config of the run in `folder`. Raises FileNotFoundError where there is none."""
+    file = folder / CONFIG_FILE
+    if not file.is_file():
+        raise FileNotFoundError(f"{folder}: found no {CONFIG_FILE}, expected a run directory")
+    return from_json(file.read_text())
+
+
+def write_config(folder: Path, config: TrainConfig) -> None:
+    """Put the config beside the run's results, whole or not at all."""
+    beside = folder / f".{CONFIG_FILE}"
+    beside.write_text(to_json(config))
+    os.replace(beside, folder / CONFIG_FILE)
+
+
+def claim(config: TrainConfig, log: Callable[[str], None] = print) -> Path:
+    """The run directory, made if missing. One that holds another run is moved aside or refused, never overwritten.
+
+    Raises ValueError naming the fields that differ, where its run has another config and config.resume is set.
+    """
+    folder = Path(config.out)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"out: found the file {folder}, expected a folder or a new name")
+    if (folder / CONFIG_FILE).is_file():
+        if not config.resume:
+            aside = next(p for i in range(1, 10**6) if not (p := folder.with_name(f"{folder.name}.{i}")).exists())
+            folder.rename(aside)
+            log(f"out: moved the run in {folder} to {aside}")
+        elif different := differences(read_config(folder), config):
+            raise ValueError(
+                f"out: found a run of another config in {folder} ({'; '.join(different)}), expected the same config, "
+                "another --out, or --no-resume to move it aside and start over"
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def start_from(config: TrainConfig) -> TrainConfig:
+    """The config with the architecture and tokenizer of the run that init_from names; how to compute stays config's."""
+    if config.init_from is None:
+        return config
+    source = read_config(Path(config.init_from)).model
+    how = {name: getattr(config.model, name) for name in ("dropout", "dtype", "attention", "scan_layers", "remat")}
+    model = dataclasses.replace(source, **how)
+    data = dataclasses.replace(config.data, tokenizer=f"saved:{config.init_from}")
+    return dataclasses.replace(config, model=model, data=data)
+
+
+def settle(config: TrainConfig, vocab_size: int) -> TrainConfig:
+    """The config whose model has room for every token of the tokenizer.
+
+    Raises ValueError where the model comes from a checkpoint and has too little.
+    """
+    model = config.model
+    if config.init_from is not None and vocab_size > model.vocab_size:
+        expected = f"the tokenizer's {vocab_size}"
+        raise ValueError(f"model.vocab_size: found {model.vocab_size} in {config.init_from}, expected {expected}")
+    model = dataclasses.replace(model, vocab_size=max(model.vocab_size, vocab_size))
+    return dataclasses.replace(config, model=model)

@@ -1,0 +1,101 @@
+"""The pieces that train.py strings together: the state to begin with, the blocks of batches, evaluation, samples."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from jaxgpt import params as P
+from jaxgpt.data import EvalBatches, TrainBatches
+from jaxgpt.data.prefetch import prefetch
+from jaxgpt.generation import generate_tokens
+from jaxgpt.sampling import Sampler
+from jaxgpt.sharding import place
+from jaxgpt.tokenizers import Tokenizer
+from jaxgpt.training.checkpoints import Checkpoints, restore_params
+from jaxgpt.training.config import TrainConfig
+from jaxgpt.training.directory import CHECKPOINTS
+from jaxgpt.training.objectives import Objective
+from jaxgpt.training.state import TrainState, abstract_state, init_state
+from jaxgpt.training.step import Block, block_ends, compile_evaluate
+
+
+def restore_or_init(
+    config: TrainConfig,
+    checkpoints: Checkpoints,
+    declarations: P.Declarations,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+) -> TrainState:
+    """The newest whole checkpoint's state; without one, step 0 with fresh parameters or those of init_from."""
+    restored = checkpoints.restore(abstract_state(declarations, optimizer, mesh))
+    if restored is not None:
+        print(f"resuming from step {int(restored.step)}")
+        return restored
+    state = init_state(jax.random.key(config.train.seed), declarations, optimizer, mesh)
+    if config.init_from is not None:
+        source = Path(config.init_from) / CHECKPOINTS
+        state = state.replace(params=restore_params(source, P.abstract(declarations, mesh)))
+    return state
+
+
+def blocks(config: TrainConfig, tokens: np.ndarray, step: int, mesh: Mesh) -> Iterator[tuple[int, int, Block]]:
+    """(first step, last step, batches) of each dispatch from `step` on, gathered ahead in a thread.
+
+    Every block holds steps_per_dispatch batches, so that all have one shape; a dispatch may use fewer.
+    """
+    loop = config.train
+    batches = TrainBatches(
+        tokens, config.model.context_length, loop.batch_size, loop.seed, config.data.stride, config.data.sampling
+    )
+    every = [loop.eval_every, loop.save_every, loop.sample_every]
+    ends = block_ends(step, loop.steps, loop.steps_per_dispatch, *(n for n in every if n))
+    starts = [step, *ends[:-1]]
+
+    def make(start: int) -> Block:
+        local = batches.block(start, loop.steps_per_dispatch, jax.process_index(), jax.process_count())
+        return place(local, mesh, (None, "batch", "time"))
+
+    return zip(starts, ends, prefetch(make, starts), strict=True)
+
+
+def evaluator(config: TrainConfig, tokens: np.ndarray, objective: Objective, mesh: Mesh) -> Callable[[Any, int], float]:
+    """(params, number of batches) -> mean loss in nats a token, over windows spread evenly over the validation part.
+
+    The number is rounded up to a multiple of eval_batches, so that all evaluations run one program.
+    """
+    program = compile_evaluate(config.model, objective)
+    size, length, rows = config.train.eval_batches, config.model.context_length, config.train.batch_size
+
+    def evaluate(params, n: int) -> float:
+        batches = EvalBatches(tokens, length, rows, -(-n // size) * size)
+        nats = weight = 0.0
+        for start in range(0, len(batches), size):
+            local = batches.block(start, size, jax.process_index(), jax.process_count())
+            sums = jax.device_get(program(params, place(local, mesh, (None, "batch", "time"))))
+            nats, weight = nats + float(sums[0]), weight + float(sums[1])
+        return nats / weight
+
+    return evaluate
+
+
+def sample(params, tokenizer: Tokenizer, config: TrainConfig, step: int) -> str:
+    """What the model writes after sample_prompt, at temperature 0.8 among the 200 likeliest tokens."""
+    loop = config.train
+    start = [] if tokenizer.end_of_text is None else [tokenizer.end_of_text]
+    prompt = tokenizer.encode(loop.sample_prompt) or start or tokenizer.encode("\n")
+    key = jax.random.fold_in(jax.random.key(loop.seed), step)
+    tokens = generate_tokens(
+        params,
+        [prompt],
+        config.model,
+        max_new_tokens=loop.sample_tokens,
+        sampler=Sampler(temperature=0.8, top_k=200),
+        end_tokens=() if tokenizer.end_of_text is None else (tokenizer.end_of_text,),
+        key=key,
+    )[0]
+    return f"--- a sample after {step} steps ---\n{loop.sample_prompt}{tokenizer.decode(tokens)}\n---"

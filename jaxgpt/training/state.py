@@ -1,0 +1,51 @@
+"""All that a run carries from step to step, and where it lives."""
+
+import jax
+import optax
+from flax import struct
+from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import Array, Int, Key, PyTree
+
+from jaxgpt import params as P
+
+
+@struct.dataclass
+class TrainState:
+    """step: updates made. key: the run's own; each step folds its number into it."""
+
+    step: Int[Array, ""]
+    params: PyTree[Array]
+    optimizer: PyTree[Array]
+    key: Key[Array, ""]
+
+
+def init_state(key: Key[Array, ""], declarations, optimizer: optax.GradientTransformation, mesh) -> TrainState:
+    """Step 0: every array drawn straight into its shards."""
+    placed = state_shardings(declarations, optimizer, mesh)
+    params = P.init(key, declarations, mesh)
+    # Left to itself, jit would put Adam's moments on one device.
+    moments = jax.jit(optimizer.init, out_shardings=placed.optimizer)(params)
+    return jax.device_put(TrainState(jax.numpy.array(0), params, moments, jax.random.fold_in(key, 1)), placed)
+
+
+def state_shardings(declarations, optimizer: optax.GradientTransformation, mesh) -> TrainState:
+    """The sharding of each array of a TrainState: moments lie with their parameters, the rest on every device."""
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    params = P.shardings(declarations, mesh)
+    shapes = jax.eval_shape(optimizer.init, P.abstract(declarations))
+    moments = optax.tree.map_params(
+        optimizer, lambda _, s: s, shapes, params, transform_non_params=lambda _: everywhere
+    )
+    return TrainState(everywhere, params, moments, everywhere)
+
+
+def abstract_state(declarations, optimizer: optax.GradientTransformation, mesh) -> TrainState:
+    """Shapes and shardings of a TrainState: for restoring, and for compiling without devices."""
+
+    def make(key):
+        params = jax.tree.map(lambda p: p.init(key, p.shape), declarations)
+        return TrainState(jax.numpy.array(0), params, optimizer.init(params), key)
+
+    shapes = jax.eval_shape(make, jax.random.key(0))
+    placed = state_shardings(declarations, optimizer, mesh)
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, placed)

@@ -1,0 +1,107 @@
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny import SCHEMES, TINY, draw, draw_tokens
+
+from jaxgpt.embeddings import embed, embedding_params, relative_bias, relative_bucket, rotate, sinusoid
+
+GOLDEN = np.load(Path(__file__).parent / "golden" / "t5_buckets.npz")
+POSITIONS = np.array([[0, 1, 2, 3, 4], [7, 0, 700, 256, 257]])  # any order, and past bfloat16's integers
+
+
+def test_a_sinusoid_is_sines_in_even_columns_and_cosines_in_odd_ones():
+    found = sinusoid(jnp.array(POSITIONS), 6)
+    for row, column in np.ndindex(POSITIONS.shape):
+        for i in range(3):
+            angle = POSITIONS[row, column] / 10000 ** (2 * i / 6)
+            wanted = [np.sin(angle), np.cos(angle)]
+            np.testing.assert_allclose(found[row, column, 2 * i : 2 * i + 2], wanted, atol=1e-4 if angle > 9 else 1e-6)
+
+
+@pytest.mark.parametrize(("theta", "base"), [(None, 10000.0), (50.0, 50.0)])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_rotation_turns_the_pairs_half_a_head_apart(theta, base, dtype):
+    x = np.asarray(jnp.array(np.random.default_rng(0).normal(size=(2, 5, 3, 6))).astype(dtype), np.float64)
+    found = rotate(jnp.array(x, dtype), jnp.array(POSITIONS), theta)
+    pairs = x[..., :3] + 1j * x[..., 3:]
+    turned = pairs * np.exp(1j * POSITIONS[:, :, None, None] * base ** (-np.arange(3) / 3))
+    wanted = np.concatenate([turned.real, turned.imag], -1)
+    assert found.dtype == dtype
+    np.testing.assert_allclose(found.astype("float32"), wanted, atol=2e-4 if dtype == "float32" else 2e-2)
+
+
+def test_rotated_scores_depend_on_the_distance_alone():
+    query, key = np.random.default_rng(0).normal(size=(2, 1, 1, 1, 8)).astype(np.float32)
+
+    def score(query_position, key_position):
+        turned = [rotate(jnp.array(x), jnp.array([[p]]), 50.0) for x, p in ((query, query_position), (key, key_position))]
+        return float(jnp.vdot(*turned))
+
+    assert score(9, 4) == pytest.approx(score(5, 0), abs=1e-5)
+    assert score(105, 100) == pytest.approx(score(5, 0), abs=1e-4)
+    assert abs(score(9, 5) - score(9, 4)) > 1e-2
+    assert abs(score(4, 9) - score(9, 4)) > 1e-2
+
+
+def t5_bucket(distance: int, buckets: int, max_distance: int, bidirectional: bool) -> int:
+    """Raffel et al. 2020, in float64, a number at a time."""
+    start = 0
+    if bidirectional:
+        buckets //= 2
+        start = buckets if distance > 0 else 0
+        distance = abs(distance)
+    else:
+        distance = max(-distance, 0)
+    exact = buckets // 2
+    if distance < exact:
+        return start + distance
+    share = np.log(distance / exact) / np.log(max_distance / exact)
+    return start + min(exact + int(share * (buckets - exact) + 1e-9), buckets - 1)
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize(("buckets", "far"), [(32, 128), (14, 50)])
+def test_buckets_are_t5_s(buckets, far, bidirectional):
+    distance = GOLDEN["distance"]
+    found = jax.jit(relative_bucket, static_argnums=(1, 2, 3))(jnp.array(distance), buckets, far, bidirectional)
+    np.testing.assert_array_equal(found, GOLDEN[f"{buckets}/{far}/{bidirectional}"])
+    np.testing.assert_array_equal(found, [t5_bucket(int(d), buckets, far, bidirectional) for d in distance])
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_the_relative_bias_is_one_number_a_head_and_bucket(bidirectional):
+    cfg = replace(SCHEMES["relative"], relative_buckets=None, relative_max_distance=None)
+    params = draw(embedding_params(cfg))
+    queries, keys = np.array([[3, 40, 7]]), np.array([[0, 5, 60, -1], [7, 8, 200, 3]])
+    found = relative_bias(params, jnp.array(queries), jnp.array(keys), cfg, bidirectional)
+    assert found.shape == (2, 6, 3, 4)
+    for b, h, t, s in np.ndindex(found.shape):
+        bucket = t5_bucket(int(keys[b, s] - queries[0, t]), 32, 128, bidirectional)
+        assert found[b, h, t, s] == params["relative"][bucket, h]
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_embedding_adds_the_token_s_row_and_the_place_s(scheme):
+    cfg, positions = SCHEMES[scheme], jnp.array([[0, 1, 2], [18, 4, 0]])
+    params, tokens = draw(embedding_params(cfg)), draw_tokens(TINY, 2, 3)
+    wanted = np.asarray(params["token"])[tokens]
+    wanted = wanted + {
+        "learned": lambda: np.asarray(params["position"])[positions],
+        "sinusoidal": lambda: np.asarray(sinusoid(positions, 14)),
+        "rotary": lambda: 0,
+        "relative": lambda: 0,
+    }[scheme]()
+    np.testing.assert_allclose(embed(params, tokens, positions, cfg), wanted, rtol=1e-6)
+    one_row = embed(params, tokens, positions[:1], cfg)  # places shared by the rows
+    np.testing.assert_array_equal(one_row[1], embed(params, tokens[1:], positions[:1], cfg)[0])
+
+
+def test_ids_outside_the_table_read_its_nearest_row():
+    params = draw(embedding_params(TINY))
+    found = embed(params, jnp.array([[23, 99]]), jnp.array([[0, 19]]), TINY)
+    wanted = params["token"][22] + params["position"][jnp.array([0, 18])]
+    np.testing.assert_array_equal(found[0], wanted)

@@ -1,0 +1,83 @@
+"""Train a model from raw text: python train.py [configs/NAME.py] [--section.field VALUE ...]"""
+
+import dataclasses
+import sys
+from pathlib import Path
+
+from jaxgpt.training.config import TrainConfig, load_config
+
+
+def main() -> None:
+    config = load_config(sys.argv[1:], default=str(Path(__file__).parent / "configs" / "quickstart.py"))
+    try:
+        train(config)
+    except (ValueError, ArithmeticError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+def train(config: TrainConfig) -> None:
+    import jax  # after the command line: --help and mistakes answer at once
+
+    from jaxgpt import data, params
+    from jaxgpt.sharding import make_mesh
+    from jaxgpt.training import directory
+    from jaxgpt.training.checkpoints import NOT_EVALUATED, Checkpoints
+    from jaxgpt.training.loop import blocks, evaluator, restore_or_init, sample
+    from jaxgpt.training.objectives import causal_lm
+    from jaxgpt.training.optimizer import make_optimizer
+    from jaxgpt.training.report import Report
+    from jaxgpt.training.setup import keep_compiled_programs
+    from jaxgpt.training.step import compile_train
+    from jaxgpt.training.stop import StopRequest
+
+    # Mistakes of the config, the run directory and the text are reported here, before any long work.
+    keep_compiled_programs()
+    mesh = make_mesh(config.mesh)
+    config = directory.start_from(config)
+    run = directory.claim(config)
+
+    # Text -> tokens, memory-mapped; the tokenizer goes where the model's readers look for it.
+    dataset = data.prepare(config.data, run / "data")
+    dataset.tokenizer.save(run)
+    config = directory.settle(config, dataset.tokenizer.vocab_size)
+    directory.write_config(run, config)
+    loop, model = config.train, config.model
+
+    # The model, the update, and the compiled programs of both.
+    declarations = causal_lm.declare(model)
+    optimizer = make_optimizer(config.optimizer, loop.steps, params.decay_mask(declarations))
+    update = compile_train(model, causal_lm, optimizer, mesh, loop.accumulation)
+    evaluate = evaluator(config, dataset.validation, causal_lm, mesh)
+
+    with jax.set_mesh(mesh), StopRequest() as stop, Checkpoints(run / directory.CHECKPOINTS, loop.keep) as checkpoints:
+        state = restore_or_init(config, checkpoints, declarations, optimizer, mesh)
+        step = int(state.step)
+        with Report(run, config, step, dataset.validation_bytes / len(dataset.validation)) as report:
+            report.say(f"{params.count(declarations):,} parameters on {mesh.size} {jax.devices()[0].device_kind}")
+            if step == 0:
+                report.evaluated(0, evaluate(state.params, loop.eval_batches))
+            for step, end, block in blocks(config, dataset.train, step, mesh):
+                state, metrics = update(state, block, end - step)
+                report.dispatched(step, end, metrics)  # waits for the dispatch before: the device never waits
+
+                val_loss, last = NOT_EVALUATED, end == loop.steps
+                if last or end % loop.eval_every == 0:
+                    with report.pause():
+                        val_loss = evaluate(state.params, loop.final_eval_batches if last else loop.eval_batches)
+                    report.evaluated(end, val_loss)
+                if last or stop or end % (loop.save_every or loop.eval_every) == 0:
+                    with report.pause():  # having seen every step so far: one that went wrong is never saved
+                        checkpoints.save(state, {"data_position": end, "config": dataclasses.asdict(config)}, val_loss)
+                if last or (loop.sample_every and end % loop.sample_every == 0):
+                    with report.pause():
+                        report.say(sample(state.params, dataset.tokenizer, config, end))
+                if stop and not last:
+                    report.say(f"SIGTERM: saved step {end}; the same command goes on from there")
+                    break
+            report.plot()
+        checkpoints.wait()
+    print(f"run: {run}")
+
+
+if __name__ == "__main__":
+    main()
