@@ -1,6 +1,7 @@
 """All that a run carries from step to step, and where it lives."""
 
 import jax
+import jax.numpy as jnp
 import optax
 from flax import struct
 from jax.sharding import NamedSharding, PartitionSpec
@@ -25,7 +26,7 @@ def init_state(key: Key[Array, ""], declarations, optimizer: optax.GradientTrans
     params = P.init(key, declarations, mesh)
     # Left to itself, jit would put Adam's moments on one device.
     moments = jax.jit(optimizer.init, out_shardings=placed.optimizer)(params)
-    return jax.device_put(TrainState(jax.numpy.array(0), params, moments, jax.random.fold_in(key, 1)), placed)
+    return jax.device_put(TrainState(jnp.array(0), params, moments, jax.random.fold_in(key, 1)), placed)
 
 
 def state_shardings(declarations, optimizer: optax.GradientTransformation, mesh) -> TrainState:
@@ -42,10 +43,11 @@ def state_shardings(declarations, optimizer: optax.GradientTransformation, mesh)
 def abstract_state(declarations, optimizer: optax.GradientTransformation, mesh) -> TrainState:
     """Shapes and shardings of a TrainState: for restoring, and for compiling without devices."""
 
-    def make(key):
+    def make():
+        key = jax.random.key(0)
         params = jax.tree.map(lambda p: p.init(key, p.shape), declarations)
-        return TrainState(jax.numpy.array(0), params, optimizer.init(params), key)
+        return TrainState(jnp.array(0), params, optimizer.init(params), key)
 
-    shapes = jax.eval_shape(make, jax.random.key(0))
+    shapes = jax.eval_shape(make)
     placed = state_shardings(declarations, optimizer, mesh)
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, placed)

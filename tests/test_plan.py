@@ -1,0 +1,65 @@
+"""TPU without a TPU: the train and decode step of every config compile for a v5e:2x2, with the bytes a chip needs.
+
+Needs the `plan` extra (libtpu). Each compilation runs in a process of its own, since libtpu reads its environment once.
+"""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
+
+PLAN = """
+import dataclasses, runpy, sys
+import jax, jax.numpy as jnp
+from jax.experimental import topologies
+from jaxgpt import gpt, params
+from jaxgpt.attention import KVCache
+from jaxgpt.model import prepare
+from jaxgpt.sharding import MeshConfig, make_mesh, named
+from jaxgpt.training.objectives import causal_lm
+from jaxgpt.training.optimizer import make_optimizer
+from jaxgpt.training.state import abstract_state
+from jaxgpt.training.step import compile_train
+
+config = runpy.run_path(sys.argv[1])["config"]
+model, loop = config.model, config.train
+devices = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2").devices
+mesh = make_mesh(MeshConfig(data=2, fsdp=2), list(devices))
+declarations = causal_lm.declare(model)
+optimizer = make_optimizer(config.optimizer, loop.steps, params.decay_mask(declarations))
+state = abstract_state(declarations, optimizer, mesh)
+update = compile_train(model, causal_lm, optimizer, mesh, loop.accumulation)
+shape = (loop.steps_per_dispatch, loop.batch_size, model.context_length)
+rows = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=named((None, "batch", "time"), shape, mesh))
+weights = jax.eval_shape(lambda p: prepare(p, model), params.abstract(declarations))
+cache = jax.eval_shape(lambda: KVCache.empty(model, 4))
+token = jax.ShapeDtypeStruct((4, 1), jnp.int32)
+decode = jax.jit(lambda p, t, c: gpt.apply(p, t, model, cache=c), donate_argnums=2)
+with jax.set_mesh(mesh):
+    compiled = update.lower(state, {"inputs": rows, "targets": rows}, jax.ShapeDtypeStruct((), jnp.int32)).compile()
+    decoded = decode.lower(weights, token, cache).compile()
+for name, program in (("train", compiled), ("decode", decoded)):
+    memory = program.memory_analysis()
+    size = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+    print(f"{name}: {size / 2**20:.1f} MiB a chip ({memory.argument_size_in_bytes / 2**20:.1f} of arguments)")
+    print(f"{name} kernels: {program.as_text().count('tpu_custom_call')}")
+"""
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs the plan extra: pip install '.[plan]'")
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_config_compiles_for_a_tpu(name, capsys):
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "XLA_FLAGS": ""}
+    command = [sys.executable, "-c", PLAN, str(ROOT / "configs" / f"{name}.py")]
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr[-3000:]
+    with capsys.disabled():
+        print(f"\n{name} on v5e:2x2\n{done.stdout}", end="")
+    assert "train: " in done.stdout
+    assert "decode: " in done.stdout
