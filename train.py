@@ -22,7 +22,7 @@ def train(config: TrainConfig) -> None:
     from jaxgpt.sharding import make_mesh
     from jaxgpt.training import directory
     from jaxgpt.training.checkpoints import NOT_EVALUATED, Checkpoints
-    from jaxgpt.training.loop import blocks, evaluator, restore_or_init, sample
+    from jaxgpt.training.loop import blocks, evaluator, restore_or_init, sample, sample_start
     from jaxgpt.training.objectives import causal_lm
     from jaxgpt.training.optimizer import make_optimizer
     from jaxgpt.training.report import Report
@@ -41,6 +41,7 @@ def train(config: TrainConfig) -> None:
     dataset.tokenizer.save(run)
     config = directory.settle(config, dataset.tokenizer.vocab_size)
     directory.write_config(run, config)
+    sample_start(config, dataset.tokenizer)  # a prompt that can't be used is refused here
     loop, model = config.train, config.model
 
     # The model, the update, and the compiled programs of both.
@@ -51,27 +52,27 @@ def train(config: TrainConfig) -> None:
 
     with jax.set_mesh(mesh), StopRequest() as stop, Checkpoints(run / directory.CHECKPOINTS, loop.keep) as checkpoints:
         state = restore_or_init(config, checkpoints, declarations, optimizer, mesh)
-        step = int(state.step)
-        with Report(run, config, step, dataset.validation_bytes / len(dataset.validation)) as report:
+        first = int(state.step)
+        with Report(run, config, first, dataset.validation_bytes / len(dataset.validation)) as report:
             report.say(f"{params.count(declarations):,} parameters on {mesh.size} {jax.devices()[0].device_kind}")
-            if step == 0:
+            if first == 0:
                 report.evaluated(0, evaluate(state.params, loop.eval_batches))
-            for step, end, block in blocks(config, dataset.train, step, mesh):
+            for step, end, block in blocks(config, dataset.train, first, mesh):
                 state, metrics = update(state, block, end - step)
                 report.dispatched(step, end, metrics)  # waits for the dispatch before: the device never waits
 
-                val_loss, last = NOT_EVALUATED, end == loop.steps
+                val_loss, last, stopping = NOT_EVALUATED, end == loop.steps, bool(stop)
                 if last or end % loop.eval_every == 0:
                     with report.pause():
                         val_loss = evaluate(state.params, loop.final_eval_batches if last else loop.eval_batches)
                     report.evaluated(end, val_loss)
-                if last or stop or end % (loop.save_every or loop.eval_every) == 0:
+                if last or stopping or end % (loop.save_every or loop.eval_every) == 0:
                     with report.pause():  # having seen every step so far: one that went wrong is never saved
                         checkpoints.save(state, {"data_position": end, "config": dataclasses.asdict(config)}, val_loss)
                 if last or (loop.sample_every and end % loop.sample_every == 0):
                     with report.pause():
                         report.say(sample(state.params, dataset.tokenizer, config, end))
-                if stop and not last:
+                if stopping and not last:
                     report.say(f"SIGTERM: saved step {end}; the same command goes on from there")
                     break
             report.plot()

@@ -37,7 +37,8 @@ class Checkpoints:
     def save(self, state: TrainState, run: dict[str, Any], val_loss: float = NOT_EVALUATED) -> None:
         """Write the state in the background, with what else describes the run; returns when it may be donated."""
         step = int(state.step)
-        run = run | {"checksum": int(checksum((state.params, state.optimizer))), "key": _key_data(state.key)}
+        key = jax.random.key_data(state.key)
+        run = run | {"checksum": int(checksum((state.params, state.optimizer, key))), "key": key.tolist()}
         items = ocp.args.Composite(
             params=ocp.args.StandardSave(state.params),
             optimizer=ocp.args.StandardSave(state.optimizer),
@@ -49,14 +50,14 @@ class Checkpoints:
     def restore(self, abstract: TrainState) -> TrainState | None:
         """The state of the newest whole checkpoint, placed as `abstract` says; None if there is none.
 
-        A damaged one is named, removed and stepped over, so that its step can be saved again.
+        A damaged one is named, set aside as damaged-N and stepped over, so that its step can be saved again.
         """
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
                 return self._read(step, abstract)
             except Exception as error:  # Orbax raises a bare Exception for a truncated file, KeyError for a lost one
                 self._log(f"checkpoint {step} is damaged ({_first_line(error)}): stepping over it")
-                self._remove(step)
+                self._set_aside(step)
         return None
 
     def _read(self, step: int, abstract: TrainState) -> TrainState:
@@ -67,15 +68,18 @@ class Checkpoints:
         )
         found = self._manager.restore(step, args=items)
         run = found["run"]
-        if int(checksum((found["params"], found["optimizer"]))) != run["checksum"]:
+        key = jnp.array(run["key"], jnp.uint32)
+        if int(checksum((found["params"], found["optimizer"], key))) != run["checksum"]:
             raise ValueError("its bits have changed since it was saved")
-        key = jax.random.wrap_key_data(jnp.array(run["key"], jnp.uint32))
-        state = TrainState(jnp.array(step), found["params"], found["optimizer"], key)
+        state = TrainState(jnp.array(step), found["params"], found["optimizer"], jax.random.wrap_key_data(key))
         return jax.tree.map(lambda x, s: jax.device_put(x, s.sharding), state, abstract)
 
-    def _remove(self, step: int) -> None:
+    def _set_aside(self, step: int) -> None:
+        # Never deleted: what failed may have been this program or its memory, not the file.
         if jax.process_index() == 0:
-            shutil.rmtree(self._folder / str(step), ignore_errors=True)
+            aside = self._folder / f"damaged-{step}"
+            shutil.rmtree(aside, ignore_errors=True)
+            (self._folder / str(step)).rename(aside)
         self._manager.reload()
 
     def wait(self) -> None:
@@ -131,10 +135,6 @@ def _saved_val_loss(manager: ocp.CheckpointManager, step: int) -> float:
         return _val_loss(manager.metrics(step))
     except Exception:
         return NOT_EVALUATED
-
-
-def _key_data(key) -> list[int]:
-    return jax.random.key_data(key).tolist()
 
 
 def _first_line(error: Exception) -> str:

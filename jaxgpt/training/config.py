@@ -116,7 +116,7 @@ class TrainConfig:
     mesh: MeshConfig = field(default_factory=MeshConfig)
     """The devices."""
     out: str = "runs/run"
-    """Run directory."""
+    """Run directory (runs/run: runs/ and the config file's name)."""
     init_from: str | None = None
     """Run directory whose parameters, architecture and tokenizer to start from."""
     resume: bool = True
@@ -146,7 +146,8 @@ def load_config(argv: list[str], default: str) -> TrainConfig:
     path, options = (Path(argv[0]), argv[1:]) if named else (Path(default), argv)
     try:
         base = _read(path)
-        base = dataclasses.replace(base, out=f"runs/{path.stem}")
+        if base.out == TrainConfig.out:
+            base = dataclasses.replace(base, out=f"runs/{path.stem}")
         return tyro.cli(
             TrainConfig,
             default=base,

@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from jaxgpt import tokenizers
 from jaxgpt.training.config import TrainConfig, differences, from_json, to_json
 
 CONFIG_FILE = "train_config.json"
@@ -39,7 +40,8 @@ def claim(config: TrainConfig, log: Callable[[str], None] = print) -> Path:
             aside = next(p for i in range(1, 10**6) if not (p := folder.with_name(f"{folder.name}.{i}")).exists())
             folder.rename(aside)
             log(f"out: moved the run in {folder} to {aside}")
-        elif different := differences(read_config(folder), config):
+        # The saved config's model has grown to its tokenizer's vocabulary; so must this one's before they compare.
+        elif different := differences(read_config(folder), settle(config, tokenizers.load(folder).vocab_size)):
             raise ValueError(
                 f"out: found a run of another config in {folder} ({'; '.join(different)}), expected the same config, "
                 "another --out, or --no-resume to move it aside and start over"

@@ -70,6 +70,7 @@ def evaluator(config: TrainConfig, tokens: np.ndarray, objective: Objective, mes
     """
     program = compile_evaluate(config.model, objective)
     size, length, rows = config.train.eval_batches, config.model.context_length, config.train.batch_size
+    EvalBatches(tokens, length, rows, size)  # a text too short is refused here
 
     def evaluate(params, n: int) -> float:
         batches = EvalBatches(tokens, length, rows, -(-n // size) * size)
@@ -83,15 +84,29 @@ def evaluator(config: TrainConfig, tokens: np.ndarray, objective: Objective, mes
     return evaluate
 
 
+def sample_start(config: TrainConfig, tokenizer: Tokenizer) -> list[int]:
+    """The tokens that samples begin with. Raises ValueError where sample_prompt can't be spelt or is too long."""
+    try:
+        prompt = tokenizer.encode(config.train.sample_prompt)
+    except ValueError as error:
+        raise ValueError(f"train.sample_prompt: {error}") from error
+    if len(prompt) > (most := config.model.context_length):
+        raise ValueError(f"train.sample_prompt: found {len(prompt)} tokens, expected at most context_length={most}")
+    if prompt or tokenizer.end_of_text is not None:
+        return prompt or [tokenizer.end_of_text]
+    try:
+        return tokenizer.encode("\n")
+    except ValueError:  # a text of one line
+        return [0]
+
+
 def sample(params, tokenizer: Tokenizer, config: TrainConfig, step: int) -> str:
     """What the model writes after sample_prompt, at temperature 0.8 among the 200 likeliest tokens."""
     loop = config.train
-    start = [] if tokenizer.end_of_text is None else [tokenizer.end_of_text]
-    prompt = tokenizer.encode(loop.sample_prompt) or start or tokenizer.encode("\n")
     key = jax.random.fold_in(jax.random.key(loop.seed), step)
     tokens = generate_tokens(
         params,
-        [prompt],
+        [sample_start(config, tokenizer)],
         config.model,
         max_new_tokens=loop.sample_tokens,
         sampler=Sampler(temperature=0.8, top_k=200),

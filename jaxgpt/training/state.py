@@ -5,19 +5,22 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 from jax.sharding import NamedSharding, PartitionSpec
-from jaxtyping import Array, Int, Key, PyTree
+from jaxtyping import Array, Key, PyTree
 
 from jaxgpt import params as P
 
 
 @struct.dataclass
 class TrainState:
-    """step: updates made. key: the run's own; each step folds its number into it."""
+    """step: updates made. key: the run's own; each step folds its number into it.
 
-    step: Int[Array, ""]
-    params: PyTree[Array]
-    optimizer: PyTree[Array]
-    key: Key[Array, ""]
+    The leaves are arrays; in the trees that describe a state, their shapes or shardings.
+    """
+
+    step: PyTree
+    params: PyTree
+    optimizer: PyTree
+    key: PyTree
 
 
 def init_state(key: Key[Array, ""], declarations, optimizer: optax.GradientTransformation, mesh) -> TrainState:

@@ -1,0 +1,88 @@
+from dataclasses import replace
+
+import pytest
+
+from jaxgpt.config import ModelConfig
+from jaxgpt.tokenizers import CharTokenizer
+from jaxgpt.training import directory
+from jaxgpt.training.config import LoopConfig, TrainConfig
+
+TOKENIZER = CharTokenizer.train(["abcdefghij"])
+SMALL = ModelConfig(vocab_size=4, context_length=16, d_model=16, n_layers=1, n_heads=2)
+
+
+def config_of(folder, **changes):
+    return replace(TrainConfig(model=SMALL, out=str(folder)), **changes)
+
+
+def started(config):
+    """As train.py does it."""
+    folder = directory.claim(config)
+    TOKENIZER.save(folder)
+    directory.write_config(folder, directory.settle(config, TOKENIZER.vocab_size))
+    return folder
+
+
+def test_a_new_directory_is_made_with_those_above_it(tmp_path):
+    assert directory.claim(config_of(tmp_path / "a" / "b")).is_dir()
+
+
+def test_the_same_config_may_go_on_though_its_vocabulary_has_grown(tmp_path):
+    config = config_of(tmp_path / "run")
+    started(config)
+    assert directory.read_config(tmp_path / "run").model.vocab_size == 10
+    assert directory.claim(config) == tmp_path / "run"
+    directory.claim(replace(config, train=LoopConfig(keep=5, log_every=1)))  # nothing that a number depends on
+
+
+def test_another_config_is_refused_with_the_fields_that_differ(tmp_path):
+    config = config_of(tmp_path / "run")
+    started(config)
+    other = replace(config, train=LoopConfig(steps=7), model=replace(SMALL, d_model=32))
+    with pytest.raises(ValueError, match=r"model\.d_model: 16 there, 32 here; train\.steps: 1000 there, 7 here\), exp"):
+        directory.claim(other)
+    with pytest.raises(ValueError, match=r"model\.vocab_size: 10 there, 11 here"):
+        directory.claim(replace(config, model=replace(SMALL, vocab_size=11)))
+
+
+def test_without_resuming_the_old_run_is_moved_aside_whole(tmp_path):
+    config = config_of(tmp_path / "run")
+    (started(config) / "note").write_text("first")
+    said = []
+    directory.claim(replace(config, resume=False), said.append)
+    assert said == [f"out: moved the run in {tmp_path / 'run'} to {tmp_path / 'run.1'}"]
+    assert list((tmp_path / "run").iterdir()) == []
+    assert (tmp_path / "run.1" / "note").read_text() == "first"
+    started(config)
+    directory.claim(replace(config, resume=False))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["run", "run.1", "run.2"]
+
+
+def test_a_file_in_the_way_is_refused(tmp_path):
+    (tmp_path / "run").write_text("mine")
+    with pytest.raises(ValueError, match="out: found the file .*run, expected a folder or a new name"):
+        directory.claim(config_of(tmp_path / "run"))
+    assert (tmp_path / "run").read_text() == "mine"
+
+
+def test_a_folder_that_is_no_run_has_no_config(tmp_path):
+    with pytest.raises(FileNotFoundError, match="found no train_config.json, expected a run directory"):
+        directory.read_config(tmp_path)
+
+
+def test_starting_from_a_run_takes_its_shape_and_tokenizer_not_how_it_computes(tmp_path):
+    source = started(config_of(tmp_path / "run"))
+    wanted = ModelConfig(d_model=64, n_heads=4, dropout=0.1, remat="full", scan_layers=True)
+    found = directory.start_from(config_of(tmp_path / "new", model=wanted, init_from=str(source)))
+    assert found.model == replace(SMALL, vocab_size=10, dropout=0.1, remat="full", scan_layers=True)
+    assert found.data.tokenizer == f"saved:{source}"
+    with pytest.raises(FileNotFoundError, match="expected a run directory"):
+        directory.start_from(config_of(tmp_path / "new", init_from=str(tmp_path)))
+
+
+def test_a_vocabulary_grows_unless_its_parameters_are_there_already(tmp_path):
+    config = config_of(tmp_path / "run")
+    assert directory.settle(config, 10).model.vocab_size == 10
+    assert directory.settle(config, 3).model.vocab_size == 4
+    with pytest.raises(ValueError, match=r"model\.vocab_size: found 4 in old, expected the tokenizer's 10"):
+        directory.settle(replace(config, init_from="old"), 10)

@@ -1,0 +1,94 @@
+import json
+import math
+from dataclasses import replace
+
+import jax.numpy as jnp
+import pytest
+
+from jaxgpt.config import ModelConfig
+from jaxgpt.training.config import LoopConfig, OptimizerConfig, TrainConfig
+from jaxgpt.training.metrics import read_rows
+from jaxgpt.training.report import NonFiniteError, Report
+
+CONFIG = TrainConfig(
+    model=ModelConfig(vocab_size=10, context_length=8, d_model=8, n_layers=1, n_heads=2),
+    optimizer=OptimizerConfig(learning_rate=0.5, warmup_steps=4, schedule="constant"),
+    train=LoopConfig(steps=24, batch_size=4, log_every=3, eval_every=12),
+)
+
+
+def metrics_of(*losses, norm=1.0):
+    """Of a block that has room for two steps more than were made."""
+    return {"loss": jnp.array([*losses, 0.0, 0.0]), "grad_norm": jnp.full(len(losses) + 2, norm)}
+
+
+def rows(run):
+    return read_rows(run / "metrics.jsonl")
+
+
+def test_rows_come_one_dispatch_later(tmp_path):
+    with Report(tmp_path, CONFIG, 0, 1.0) as report:
+        report.dispatched(0, 6, metrics_of(*range(1, 7)))
+        assert rows(tmp_path) == []
+        report.dispatched(6, 10, metrics_of(*range(7, 11)))
+        assert [(row["step"], row["train_loss"]) for row in rows(tmp_path)] == [(3, 3.0), (6, 6.0)]
+        with report.pause():
+            assert [row["step"] for row in rows(tmp_path)] == [3, 6, 9]
+        report.settle()
+        assert len(rows(tmp_path)) == 3
+
+
+def test_a_row_has_the_documented_numbers(tmp_path):
+    with Report(tmp_path, CONFIG, 0, 2.0) as report:
+        report.dispatched(0, 3, metrics_of(3.0, 2.5, 2.0, norm=0.25))
+        report.settle()
+        report.dispatched(3, 12, metrics_of(*[1.5] * 9))
+        with report.pause():
+            pass
+        report.evaluated(12, 1.0)
+    first, *_, last = rows(tmp_path)
+    assert first.pop("tokens_per_second") > 0
+    # The third of four warm-up steps has 3/5 of the rate.
+    wanted = {"step": 3, "train_loss": 2.0, "train_perplexity": math.exp(2), "grad_norm": 0.25, "learning_rate": 0.3}
+    assert first == pytest.approx(wanted)
+    assert last.pop("tokens_per_second") > 0
+    assert last == pytest.approx(
+        {"step": 12, "train_loss": 1.5, "train_perplexity": math.exp(1.5), "grad_norm": 1.0, "learning_rate": 0.5}
+        | {"val_loss": 1.0, "val_perplexity": math.e, "val_bits_per_byte": 1 / math.log(2) / 2}
+    )
+    assert [row["step"] for row in rows(tmp_path)] == [3, 6, 9, 12]  # one row of step 12, with both losses
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("name", ["loss", "grad_norm"])
+def test_a_step_that_is_not_finite_is_named(tmp_path, value, name):
+    metrics = metrics_of(1.0, 2.0, 3.0, 4.0, 5.0)
+    metrics[name] = metrics[name].at[3].set(value)
+    with Report(tmp_path, CONFIG, 6, 1.0) as report:
+        report.dispatched(6, 11, metrics)
+        with pytest.raises(NonFiniteError, match="step 10: found loss"), report.pause():
+            pytest.fail("a checkpoint would be saved here")
+    assert [row["step"] for row in rows(tmp_path)] == [9]
+
+
+def test_what_a_block_holds_beyond_its_steps_is_no_step(tmp_path):
+    metrics = metrics_of(1.0, 2.0)
+    metrics["loss"] = metrics["loss"].at[2:].set(math.nan)
+    with Report(tmp_path, replace(CONFIG, train=replace(CONFIG.train, log_every=1)), 0, 1.0) as report:
+        report.dispatched(0, 2, metrics)
+        report.settle()
+    assert [row["step"] for row in rows(tmp_path)] == [1, 2]
+
+
+def test_a_validation_loss_that_is_not_finite_is_named(tmp_path):
+    with Report(tmp_path, CONFIG, 0, 1.0) as report, pytest.raises(NonFiniteError, match="step 12: found validation"):
+        report.evaluated(12, math.nan)
+    assert rows(tmp_path) == []
+
+
+def test_the_plot_is_of_all_rows(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 3, "train_loss": 2.0}) + "\n")
+    with Report(tmp_path, CONFIG, 3, 1.0) as report:
+        assert [row["step"] for row in rows(tmp_path)] == [3]
+        report.plot()
+    assert (tmp_path / "loss.png").read_bytes()[:4] == b"\x89PNG"

@@ -1,0 +1,145 @@
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import tyro
+
+from jaxgpt.config import ModelConfig
+from jaxgpt.data import DataConfig
+from jaxgpt.sharding import MeshConfig
+from jaxgpt.training.config import (
+    LoopConfig,
+    OptimizerConfig,
+    TrainConfig,
+    differences,
+    from_json,
+    load_config,
+    to_json,
+)
+
+SECTIONS = {
+    "model": ModelConfig,
+    "data": DataConfig,
+    "optimizer": OptimizerConfig,
+    "train": LoopConfig,
+    "mesh": MeshConfig,
+}
+UNUSUAL = TrainConfig(
+    model=ModelConfig(n_kv_heads=4, position="rotary", rope_theta=5e5, tie_embeddings=False),
+    data=DataConfig(path="a.txt", stride=3, sampling="epochs"),
+    optimizer=OptimizerConfig(learning_rate=1 / 3, clip=None, schedule="wsd"),
+    train=LoopConfig(batch_size=12, accumulation=3, save_every=7),
+    mesh=MeshConfig(data=2, tensor=2),
+    out="elsewhere",
+    init_from="runs/old",
+    resume=False,
+)
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_a_config_comes_back_from_its_json():
+    assert from_json(to_json(UNUSUAL)) == UNUSUAL
+    written = json.loads(to_json(UNUSUAL))
+    for name, kind in SECTIONS.items():
+        assert list(written[name]) == [field.name for field in dataclasses.fields(kind)]
+
+
+@pytest.mark.parametrize("place", ["", "model", "train"])
+def test_a_field_of_another_version_is_refused_by_name(place):
+    written = json.loads(to_json(TrainConfig()))
+    (written[place] if place else written)["brand_new"] = 1
+    with pytest.raises(ValueError, match=r"train_config\.json: .*brand_new"):
+        from_json(json.dumps(written))
+
+
+def test_differences_name_the_fields_that_change_the_numbers():
+    old = TrainConfig()
+    changed = dataclasses.replace(old, train=LoopConfig(steps=7, keep=9), model=ModelConfig(dropout=0.5), out="b")
+    assert differences(old, changed) == ["model.dropout: 0.0 there, 0.5 here", "train.steps: 1000 there, 7 here"]
+    assert differences(old, dataclasses.replace(old, mesh=MeshConfig(data=2))) == []
+    assert differences(old, dataclasses.replace(old, init_from="x")) == ["init_from: None there, 'x' here"]
+
+
+@pytest.mark.parametrize("kind", [*SECTIONS.values(), TrainConfig])
+def test_every_field_has_a_text_in_the_help(kind):
+    for field in dataclasses.fields(kind):
+        text = tyro._docstrings.get_field_docstring(kind, field.name, ())
+        assert text and text.strip().endswith("."), field.name
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: OptimizerConfig(learning_rate=0.0), r"optimizer\.learning_rate: found 0.0, expected a number above 0"),
+        (lambda: OptimizerConfig(beta2=1.0), r"optimizer\.beta2: found 1.0, expected a number in \[0, 1\)"),
+        (lambda: OptimizerConfig(warmup_steps=-1), r"optimizer\.warmup_steps: found -1, expected .* at least 0"),
+        (lambda: OptimizerConfig(decay_fraction=0.0), r"optimizer\.decay_fraction: found 0.0, expected"),
+        (lambda: OptimizerConfig(clip=0.0), r"optimizer\.clip: found 0.0, expected a number above 0, or None"),
+        (lambda: LoopConfig(steps=0), r"train\.steps: found 0, expected a positive integer"),
+        (lambda: LoopConfig(save_every=0), r"train\.save_every: found 0, expected a positive integer, or None"),
+        (lambda: LoopConfig(seed=-1), r"train\.seed: found -1"),
+        (lambda: LoopConfig(batch_size=10, accumulation=4), r"train\.accumulation: found 4, .* train\.batch_size=10"),
+        (
+            lambda: TrainConfig(mesh=MeshConfig(data=3)),
+            r"train\.batch_size: found 16, .* mesh\.fsdp = 3 in each of the 1",
+        ),
+        (
+            lambda: TrainConfig(train=LoopConfig(accumulation=8), mesh=MeshConfig(fsdp=4)),
+            r"train\.batch_size: found 16, expected a multiple of mesh\.data x mesh\.fsdp = 4 in each of the 8 parts",
+        ),
+        (
+            lambda: TrainConfig(mesh=MeshConfig(tensor=5)),
+            r"mesh\.tensor: found 5, expected a divisor of model\.n_heads=12",
+        ),
+        (
+            lambda: TrainConfig(model=ModelConfig(n_kv_heads=2), mesh=MeshConfig(tensor=4)),
+            r"mesh\.tensor: found 4, expected a divisor of model\.n_kv_heads=2",
+        ),
+        (lambda: TrainConfig(mesh=MeshConfig(sequence=3)), r"mesh\.sequence: found 3, .* model\.context_length=1024"),
+    ],
+)
+def test_a_value_that_cannot_be_used_is_refused_by_name(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_the_config_file_is_the_default_and_options_change_it(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from jaxgpt.training.config import *\nconfig = TrainConfig(train=LoopConfig(steps=7, batch_size=6))"
+    )
+    found = load_config([str(file), "--train.batch_size", "4", "--no-resume", "--optimizer.clip", "None"], "nowhere.py")
+    assert (found.train.steps, found.train.batch_size, found.resume, found.optimizer.clip) == (7, 4, False, None)
+    assert found.out == "runs/mine"
+    assert load_config(["--out", "there"], str(file)) == dataclasses.replace(
+        TrainConfig(), train=LoopConfig(steps=7, batch_size=6), out="there"
+    )
+
+
+def test_a_run_directory_named_in_the_config_file_stays(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text("from jaxgpt.training.config import *\nconfig = TrainConfig(out='elsewhere')")
+    assert load_config([], str(file)).out == "elsewhere"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "error: config: found no file"),
+        ("x = 1", "found config of type NoneType, expected a TrainConfig"),
+        ("raise ValueError('model.d_model: found 0')", "error: model.d_model: found 0"),
+    ],
+)
+def test_a_config_file_that_is_none_is_refused(tmp_path, text, message):
+    if text is not None:
+        (tmp_path / "mine.py").write_text(text)
+    with pytest.raises(SystemExit, match=message):
+        load_config([str(tmp_path / "mine.py")], "nowhere.py")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.py")), ids=lambda path: path.stem)
+def test_the_configs_in_the_repository_load(path):
+    config = load_config([str(path)], "nowhere.py")
+    assert config.out == f"runs/{path.stem}"
+    assert from_json(to_json(config)) == config
