@@ -143,7 +143,7 @@ def gpt1(size: str = "117M") -> ModelConfig:
 
 
 def gpt2(size: str = "124M") -> ModelConfig:
-    """Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", table 2 (counts as in its repository)."""
+    """Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", table 2."""
     sizes = {
         "124M": {"n_layers": 12, "n_heads": 12, "d_model": 768},
         "355M": {"n_layers": 24, "n_heads": 16, "d_model": 1024},

@@ -31,7 +31,7 @@ def decoder(
 ) -> tuple[Float[Array, "batch time d_model"], KVCache | None]:
     """Hidden states of tokens that each see themselves and what came before.
 
-    mask: True at a real token; others take no position and nothing sees them, so padding may stand on either side.
+    mask: True at a real token; others take no position and nothing sees them, so padding may stand anywhere.
     segments: for packed rows, which text a token is of (from 1; 0 is padding); texts don't see each other and each
     counts its positions from 0. Not with a mask or a cache.
     cache: the tokens before these; comes back extended. key: drops activations.
@@ -48,8 +48,8 @@ def decoder(
             key_segments=(cache.positions >= 0).astype(jnp.int32),
         )
     elif mask is not None or segments is not None:
+        places = segment_positions(segments) if mask is None else jnp.where(mask, jnp.cumsum(mask, 1) - 1, -1)
         segments = mask.astype(jnp.int32) if segments is None else segments
-        places = segment_positions(segments)
         visible = visible.replace(
             query_positions=places, key_positions=places, query_segments=segments, key_segments=segments
         )
@@ -70,7 +70,7 @@ def decoder(
 
 
 def segment_positions(segments: Int[Array, "batch time"]) -> Int[Array, "batch time"]:
-    """Each token's place in its own segment, where the segments of a row are runs of equal numbers; padding (0) has -1."""
+    """Each token's place in its own segment, where segments are runs of equal numbers; padding (0) has -1."""
     index = jnp.arange(segments.shape[1])[None]
     starts = segments != jnp.pad(segments, ((0, 0), (1, 0)))[:, :-1]
     return jnp.where(segments > 0, index - jax.lax.cummax(jnp.where(starts, index, 0), axis=1), -1)

@@ -49,12 +49,10 @@ def prefill(
     mask = jnp.arange(time) >= time - lengths[:, None]
     x, cache = gpt.hidden(params, tokens, cfg, mask=mask, cache=KVCache.empty(cfg, batch, time))
 
-    def grow(x, fill):
-        room = [(0, 0), (0, slots - time)] + [(0, 0)] * (x.ndim - 2)
-        return jnp.pad(jnp.repeat(x, copies, axis=0), room, constant_values=fill)
+    def put(old, x):
+        return jax.lax.dynamic_update_slice(old, jnp.repeat(x, copies, axis=0), (0,) * x.ndim)
 
-    arrays = jax.tree.map(functools.partial(grow, fill=0), (cache.key, cache.value))
-    cache = KVCache(*arrays, grow(cache.positions, -1), cache.used)
+    cache = _map(put, KVCache.empty(cfg, batch * copies, slots), cache).replace(used=cache.used)
     return jnp.repeat(gpt.head(params, x[:, -1:], cfg)[:, 0], copies, axis=0), cache
 
 
@@ -108,17 +106,19 @@ def replace_row(cache: KVCache, row: Int[Array, ""], new: KVCache) -> KVCache:
     """A full cache with one row forgotten and the row of `new` in its place, at the right end."""
 
     def put(old, x):
-        return jax.lax.dynamic_update_slice(old, x, (row, old.shape[1] - x.shape[1], *(0,) * (x.ndim - 2)))
+        end = (a - b for a, b in zip(old.shape[1:], x.shape[1:], strict=True))
+        return jax.lax.dynamic_update_slice(old, x, (row, *end))
 
-    cache = cache.replace(positions=cache.positions.at[row].set(-1))
-    key, value, positions = jax.tree.map(
-        put, (cache.key, cache.value, cache.positions), (new.key, new.value, new.positions)
-    )
-    return KVCache(key, value, positions, cache.used)
+    return _map(put, cache.replace(positions=cache.positions.at[row].set(-1)), new)
 
 
 @functools.partial(jax.jit, donate_argnames="cache")
 def shift_left(cache: KVCache, by: Int[Array, ""]) -> KVCache:
     """Drop the first slots, which no living row fills, and make room on the right."""
-    arrays = jax.tree.map(lambda x: jnp.roll(x, -by, axis=1), (cache.key, cache.value, cache.positions))
-    return KVCache(*arrays, cache.used - by)
+    cache = _map(lambda x: jnp.roll(x, -by, axis=1 if x.ndim == 2 else 2), cache)
+    return cache.replace(used=cache.used - by)
+
+
+def _map(function, cache: KVCache, *others: KVCache) -> KVCache:
+    """The cache with the function of each array that has rows in its place."""
+    return jax.tree.map(lambda x, *ys: function(x, *ys) if x.ndim else x, cache, *others)

@@ -104,6 +104,9 @@ def splash(
         return one_device(query, key, value, mask.query_segments)
     place = functools.partial(spec, mesh=mesh, rules=ACTIVATIONS)
     queries = place(("batch", None, "heads", None), query.shape)
+    if queries[2] != place(("batch", None, "kv_heads", None), key.shape)[2]:
+        # Too few kv heads to cut: a device would pair its query heads with the wrong ones of all of them.
+        key, value = (jnp.repeat(x, query.shape[2] // x.shape[2], axis=2) for x in (key, value))
     keys = place(("batch", None, "kv_heads", None), key.shape)
     segments = None if mask.query_segments is None else place(("batch", None), mask.query_segments.shape)
     one_device = jax.shard_map(one_device, in_specs=(queries, keys, keys, segments), out_specs=queries, check_vma=False)

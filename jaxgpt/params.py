@@ -1,4 +1,4 @@
-"""Parameters, declared once: from one tree of `Param` come the arrays, their shapes, shardings, decay mask and sizes."""
+"""Parameters, declared once: from one tree of `Param` come arrays, shapes, shardings, decay mask and sizes."""
 
 import math
 import zlib
@@ -74,7 +74,8 @@ def init(key: Key[Array, ""], declarations: Declarations, mesh: jax.sharding.Mes
 
     placed = None if mesh is None else shardings(declarations, mesh)
     # LLVM at its full level takes 6.4 s to compile GPT-2 124M's draws, and at this one 0.9 s, for the same numbers.
-    options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
+    traced = isinstance(key, jax.core.Tracer)  # within another program, whose options hold
+    options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" and not traced else None
     return jax.jit(draw, out_shardings=placed, compiler_options=options)(key)
 
 

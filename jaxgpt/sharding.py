@@ -47,7 +47,7 @@ class MeshConfig:
 
 
 def make_mesh(config: MeshConfig = MeshConfig(), devices: list | None = None) -> Mesh:
-    """The mesh ("data", "fsdp", "sequence", "tensor") over the first devices, or all of them when there are several hosts.
+    """The mesh ("data", "fsdp", "sequence", "tensor") over the first devices, or all of them of several hosts.
 
     Raises ValueError if the mesh does not divide the number of devices.
     """

@@ -84,8 +84,9 @@ def stack(
         return x, None
 
     for i, layer in enumerate(P.unstack(params, cfg.n_layers)):
+        layer_key = None if keys is None else keys[i]
         if cache is None:
-            x = train_block(layer, x, None if keys is None else keys[i])
+            x = train_block(layer, x, layer_key)
         else:
-            x, cache = block(layer, x, cfg, mask, bias=bias, cache=cache, layer=i)
+            x, cache = block(layer, x, cfg, mask, bias=bias, cache=cache, layer=i, key=layer_key)
     return x, cache

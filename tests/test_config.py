@@ -11,7 +11,9 @@ from jaxgpt import config, gpt, kernels
 from jaxgpt.config import ModelConfig
 from jaxgpt.params import count
 
-ROTARY, RELATIVE = SCHEMES["rotary"], SCHEMES["relative"]
+ONE_LAYER = {scheme: replace(cfg, n_layers=1) for scheme, cfg in SCHEMES.items()}
+LEARNED, SINUSOIDAL, ROTARY, RELATIVE = ONE_LAYER.values()
+TWO_LAYERS = replace(TINY, n_layers=2)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +97,7 @@ def unchecked(base: ModelConfig, **changes) -> None:
         (TINY, "remat", "all", "all", "one of none, dots, full"),
         (ROTARY, "head_dim", 5, 5, "an even width, as position='rotary'"),
         (ROTARY, "rope_theta", 0.0, 0.0, "a number above 0"),
-        (SCHEMES["sinusoidal"], "d_model", 7, 7, "an even width, as position='sinusoidal'"),
+        (SINUSOIDAL, "d_model", 7, 7, "an even width, as position='sinusoidal'"),
         (TINY, "rope_theta", 1e4, 1e4, "None, as only position='rotary' reads it"),
         (TINY, "relative_buckets", 32, 32, "None, as only position='relative' reads it"),
         (ROTARY, "relative_max_distance", 128, 128, "None, as only position='relative' reads it"),
@@ -114,40 +116,40 @@ def test_a_mistake_is_refused_with_field_found_and_expected(base, field, value, 
 # "logits": of one set of drawn parameters; "logits with dropout": the same, given a key; "program": nothing of these,
 # only the traced program.
 CHANGES = {
-    "vocab_size": [(TINY, 29, "shapes")],
-    "context_length": [(TINY, 31, "shapes"), (ROTARY, 18, "ValueError")],
-    "d_model": [(TINY, 22, "shapes")],
-    "n_layers": [(TINY, 2, "shapes")],
-    "n_heads": [(TINY, 8, "shapes")],
-    "n_kv_heads": [(TINY, 3, "shapes"), (TINY, None, "shapes"), (TINY, 1, "shapes")],
-    "head_dim": [(TINY, 5, "shapes")],
-    "d_ff": [(TINY, 18, "shapes")],
-    "norm": [(TINY, "rms", "shapes"), (replace(TINY, bias=False), "rms", "logits")],
-    "norm_position": [(TINY, "post", "shapes")],
-    "norm_epsilon": [(TINY, 1e-3, "logits"), (ROTARY, 1e-3, "logits"), (RELATIVE, 1e-3, "logits")],
+    "vocab_size": [(LEARNED, 29, "shapes")],
+    "context_length": [(LEARNED, 31, "shapes"), (ROTARY, 18, "ValueError")],
+    "d_model": [(LEARNED, 22, "shapes")],
+    "n_layers": [(LEARNED, 2, "shapes")],
+    "n_heads": [(LEARNED, 8, "shapes")],
+    "n_kv_heads": [(LEARNED, 3, "shapes"), (LEARNED, None, "shapes"), (LEARNED, 1, "shapes")],
+    "head_dim": [(LEARNED, 5, "shapes")],
+    "d_ff": [(LEARNED, 18, "shapes")],
+    "norm": [(LEARNED, "rms", "shapes"), (replace(LEARNED, bias=False), "rms", "logits")],
+    "norm_position": [(LEARNED, "post", "shapes")],
+    "norm_epsilon": [(LEARNED, 1e-3, "logits"), (ROTARY, 1e-3, "logits"), (RELATIVE, 1e-3, "logits")],
     "position": [
-        (TINY, "sinusoidal", "shapes"),
-        (TINY, "relative", "shapes"),
-        (SCHEMES["sinusoidal"], "rotary", "logits"),
+        (LEARNED, "sinusoidal", "shapes"),
+        (LEARNED, "relative", "shapes"),
+        (SINUSOIDAL, "rotary", "logits"),
     ],
     "rope_theta": [(ROTARY, None, "logits"), (ROTARY, 51.0, "logits")],
     "relative_buckets": [(RELATIVE, 7, "shapes"), (replace(RELATIVE, relative_max_distance=None), None, "shapes")],
     "relative_max_distance": [(RELATIVE, 17, "logits"), (RELATIVE, None, "logits")],
-    "window": [(cfg, 18, "logits") for cfg in SCHEMES.values()],  # only the last query loses a key
+    "window": [(cfg, 18, "logits") for cfg in ONE_LAYER.values()],  # only the last query loses a key
     "activation": [
-        (replace(TINY, activation="gelu"), "gelu_tanh", "logits"),
-        (TINY, "relu", "logits"),
+        (replace(LEARNED, activation="gelu"), "gelu_tanh", "logits"),
+        (LEARNED, "relu", "logits"),
         (ROTARY, "silu", "logits"),
     ],
-    "gated": [(TINY, True, "shapes")],
-    "bias": [(TINY, False, "shapes"), (replace(TINY, norm="rms"), False, "shapes")],
-    "tie_embeddings": [(TINY, False, "shapes")],
-    "dropout": [(TINY, 0.1, "logits with dropout")],
-    "init_std": [(TINY, 0.03, "values")],
-    "dtype": [(TINY, "bfloat16", "logits"), (ROTARY, "float16", "logits")],
-    "attention": [(TINY, "cudnn", "ValueError"), (TINY, "splash", "ValueError")],  # kernels: see test_kernels.py
-    "scan_layers": [(TINY, True, "program")],
-    "remat": [(TINY, "dots", "program"), (TINY, "full", "program"), (replace(TINY, remat="dots"), "full", "program")],
+    "gated": [(LEARNED, True, "shapes")],
+    "bias": [(LEARNED, False, "shapes"), (replace(LEARNED, norm="rms"), False, "shapes")],
+    "tie_embeddings": [(LEARNED, False, "shapes")],
+    "dropout": [(LEARNED, 0.1, "logits with dropout")],
+    "init_std": [(LEARNED, 0.03, "values")],
+    "dtype": [(LEARNED, "bfloat16", "logits"), (ROTARY, "float16", "logits")],
+    "attention": [(LEARNED, "cudnn", "ValueError"), (LEARNED, "splash", "ValueError")],  # kernels: see test_kernels.py
+    "scan_layers": [(TWO_LAYERS, True, "program")],
+    "remat": [(LEARNED, "dots", "program"), (LEARNED, "full", "program")],
 }
 
 

@@ -38,7 +38,9 @@ def test_rotated_scores_depend_on_the_distance_alone():
     query, key = np.random.default_rng(0).normal(size=(2, 1, 1, 1, 8)).astype(np.float32)
 
     def score(query_position, key_position):
-        turned = [rotate(jnp.array(x), jnp.array([[p]]), 50.0) for x, p in ((query, query_position), (key, key_position))]
+        turned = [
+            rotate(jnp.array(x), jnp.array([[p]]), 50.0) for x, p in ((query, query_position), (key, key_position))
+        ]
         return float(jnp.vdot(*turned))
 
     assert score(9, 4) == pytest.approx(score(5, 0), abs=1e-5)
@@ -89,12 +91,15 @@ def test_embedding_adds_the_token_s_row_and_the_place_s(scheme):
     cfg, positions = SCHEMES[scheme], jnp.array([[0, 1, 2], [18, 4, 0]])
     params, tokens = draw(embedding_params(cfg)), draw_tokens(TINY, 2, 3)
     wanted = np.asarray(params["token"])[tokens]
-    wanted = wanted + {
-        "learned": lambda: np.asarray(params["position"])[positions],
-        "sinusoidal": lambda: np.asarray(sinusoid(positions, 14)),
-        "rotary": lambda: 0,
-        "relative": lambda: 0,
-    }[scheme]()
+    wanted = (
+        wanted
+        + {
+            "learned": lambda: np.asarray(params["position"])[positions],
+            "sinusoidal": lambda: np.asarray(sinusoid(positions, 14)),
+            "rotary": lambda: 0,
+            "relative": lambda: 0,
+        }[scheme]()
+    )
     np.testing.assert_allclose(embed(params, tokens, positions, cfg), wanted, rtol=1e-6)
     one_row = embed(params, tokens, positions[:1], cfg)  # places shared by the rows
     np.testing.assert_array_equal(one_row[1], embed(params, tokens[1:], positions[:1], cfg)[0])

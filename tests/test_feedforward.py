@@ -92,7 +92,11 @@ def test_activations_and_their_slopes_are_the_formula_in_float64(name):
 
 @pytest.mark.parametrize(
     ("inputs", "outputs"),
-    [({"embed": 5}, {"mlp": 7}), ({"embed": 5}, {"heads": 3, "head_dim": 4}), ({"heads": 3, "head_dim": 4}, {"embed": 5})],
+    [
+        ({"embed": 5}, {"mlp": 7}),
+        ({"embed": 5}, {"heads": 3, "head_dim": 4}),
+        ({"heads": 3, "head_dim": 4}, {"embed": 5}),
+    ],
 )
 @pytest.mark.parametrize("has_bias", [True, False])
 @pytest.mark.parametrize("time_is_cut", [True, False])

@@ -64,6 +64,14 @@ def test_a_sharded_init_draws_the_same_numbers_into_its_shards():
     assert all(jax.tree.leaves(jax.tree.map(lambda x, s: x.sharding.is_equivalent_to(s, x.ndim), cut, wanted)))
 
 
+def test_init_is_traced_like_any_function():
+    keys = jax.random.split(jax.random.key(0), 3)
+    found = jax.jit(jax.vmap(lambda key: P.init(key, SMALL)))(keys)
+    for i in range(3):
+        jax.tree.map(lambda x, y, i=i: np.testing.assert_array_equal(x[i], y), found, P.init(keys[i], SMALL))
+    assert jax.eval_shape(P.init, keys[0], SMALL) == P.abstract(SMALL)
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_decay_acts_on_kernels_and_embeddings_alone(name):
     mask = flatten_dict(P.decay_mask(gpt.declare(CONFIGS[name])), sep="/")

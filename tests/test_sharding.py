@@ -25,7 +25,7 @@ def test_a_mesh_has_four_named_axes_over_the_first_devices():
 
 
 def test_a_mesh_that_does_not_fit_is_refused():
-    with pytest.raises(ValueError, match="mesh: found data=3 x fsdp=1 x .* = 3, expected a divisor of the 8 devices"):
+    with pytest.raises(ValueError, match=r"mesh: found data=3 x fsdp=1 x .* = 3, expected a divisor of the 8 devices"):
         make_mesh(MeshConfig(data=3))
     with pytest.raises(ValueError, match=r"mesh\.fsdp: found 0, expected a positive integer"):
         MeshConfig(fsdp=0)
@@ -130,7 +130,9 @@ def test_a_program_on_a_mesh_keeps_its_activations_cut():
     mesh = make_mesh(CUBE)
     params = jax.device_put(draw(gpt.declare(CUT)), P.shardings(gpt.declare(CUT), mesh))
     with jax.set_mesh(mesh):
-        logits = jax.jit(gpt.apply, static_argnums=2)(params, place(np.zeros((4, 18), int), mesh, ("batch", "time")), CUT)
+        logits = jax.jit(gpt.apply, static_argnums=2)(
+            params, place(np.zeros((4, 18), int), mesh, ("batch", "time")), CUT
+        )
     assert {shard.data.shape for shard in logits.addressable_shards} == {(1, 18, 14)}
 
 

@@ -1,6 +1,7 @@
 """What the tests of the model share: a config with no two axes alike, drawn parameters, a numerical gradient."""
 
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +20,11 @@ SCHEMES = {
     "relative": replace(TINY, position="relative", relative_buckets=6, relative_max_distance=9, norm_position="post"),
 }
 
-apply = jax.jit(gpt.apply, static_argnums=2)
-loss_and_grads = jax.jit(jax.value_and_grad(gpt.loss, has_aux=True), static_argnums=2)
+# Half of the tests' time is LLVM's; its level 0 runs the same program, slower, and compiles faster.
+jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+apply = jit(gpt.apply, static_argnums=2)
+loss = jit(gpt.loss, static_argnums=2)
+loss_and_grads = jit(jax.value_and_grad(gpt.loss, has_aux=True), static_argnums=2)
 
 
 def draw(declarations, seed: int = 0):

@@ -19,8 +19,8 @@ class DataConfig:
     """Share of path held out: the end of each document, or every k-th document where there are many. Not used with
     validation_path."""
     tokenizer: str = "bpe"
-    """"char", "word", "bpe" (trained on the training part), "tiktoken:<encoding>", "json:<path>", or "saved:<folder>", a
-    run directory's."""
+    """"char", "word", "bpe" (trained on the training part), "tiktoken:<encoding>", "json:<path>", or "saved:<folder>",
+    a run directory's."""
     vocab_size: int = 1024
     """Size of a tokenizer that is trained."""
     sampling: Sampling = "random"

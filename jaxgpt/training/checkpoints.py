@@ -112,7 +112,7 @@ def restore_params(folder: Path, abstract: PyTree[jax.ShapeDtypeStruct], log=pri
 
 @jax.jit
 def checksum(tree: PyTree[Array]) -> UInt32[Array, ""]:
-    """A number that every flipped bit of the arrays changes: sums of their bits, each word with an odd weight, mod 2^32.
+    """A number that any flipped bit of the arrays changes: the sum of their words, each with an odd weight, mod 2^32.
 
     Integer sums don't depend on their order, so neither does this on how the arrays are sharded.
     """

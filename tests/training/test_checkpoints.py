@@ -126,7 +126,9 @@ def test_a_damaged_checkpoint_is_stepped_over_set_aside_and_made_again(tmp_path,
     damage(tmp_path / "6")
     found, said = restored(tmp_path)
     assert_state(found, 3)
-    assert len(said) == 1 and said[0].startswith("checkpoint 6 is damaged (") and said[0].endswith(": stepping over it")
+    assert len(said) == 1
+    assert said[0].startswith("checkpoint 6 is damaged (")
+    assert said[0].endswith(": stepping over it")
     assert steps_in(tmp_path) == [3]
     assert (tmp_path / "damaged-6").is_dir()
     save(tmp_path, [6])
@@ -138,7 +140,8 @@ def test_all_damaged_is_as_none(tmp_path):
     cut(tmp_path / "3")
     empty(tmp_path / "6")
     found, said = restored(tmp_path)
-    assert found is None and len(said) == 2
+    assert found is None
+    assert len(said) == 2
 
 
 def test_parameters_alone_step_over_a_damaged_checkpoint(tmp_path):
@@ -147,7 +150,8 @@ def test_parameters_alone_step_over_a_damaged_checkpoint(tmp_path):
     said = []
     found = restore_params(tmp_path, P.abstract(DECLARATIONS), said.append)
     jax.tree.map(np.testing.assert_array_equal, found, state_at(3).params)
-    assert len(said) == 1 and (tmp_path / "6").is_dir()  # a reader changes nothing
+    assert len(said) == 1
+    assert (tmp_path / "6").is_dir()
     cut(tmp_path / "3" / "params")
     with pytest.raises(FileNotFoundError, match="found no whole checkpoint"):
         restore_params(tmp_path, P.abstract(DECLARATIONS), said.append)

@@ -60,13 +60,13 @@ def test_without_resuming_the_old_run_is_moved_aside_whole(tmp_path):
 
 def test_a_file_in_the_way_is_refused(tmp_path):
     (tmp_path / "run").write_text("mine")
-    with pytest.raises(ValueError, match="out: found the file .*run, expected a folder or a new name"):
+    with pytest.raises(ValueError, match=r"out: found the file .*run, expected a folder or a new name"):
         directory.claim(config_of(tmp_path / "run"))
     assert (tmp_path / "run").read_text() == "mine"
 
 
 def test_a_folder_that_is_no_run_has_no_config(tmp_path):
-    with pytest.raises(FileNotFoundError, match="found no train_config.json, expected a run directory"):
+    with pytest.raises(FileNotFoundError, match=r"found no train_config\.json, expected a run directory"):
         directory.read_config(tmp_path)
 
 

@@ -35,4 +35,6 @@ def test_moments_lie_with_their_parameters_and_shapes_match():
     adam = placed.optimizer[1][0]
     assert adam.mu == adam.nu == placed.params
     assert any(not s.is_fully_replicated for s in jax.tree.leaves(adam.mu))
-    assert placed.step.is_fully_replicated and placed.key.is_fully_replicated and adam.count.is_fully_replicated
+    assert placed.step.is_fully_replicated
+    assert placed.key.is_fully_replicated
+    assert adam.count.is_fully_replicated

@@ -65,7 +65,7 @@ def test_differences_name_the_fields_that_change_the_numbers():
 def test_every_field_has_a_text_in_the_help(kind):
     for field in dataclasses.fields(kind):
         text = tyro._docstrings.get_field_docstring(kind, field.name, ())
-        assert text and text.strip().endswith("."), field.name
+        assert (text or "").strip().endswith("."), field.name
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,264 @@
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+from tiny import SCHEMES, TINY, apply, draw, draw_tokens, jit, loss, loss_and_grads
+
+from jaxgpt import config, gpt
+from jaxgpt.attention import KVCache
+
+GOLDEN = Path(__file__).parent / "golden"
+ONE = replace(TINY, n_layers=1)
+
+
+def openai_params(weights: dict, cfg, token: str, position: str) -> dict:
+    """Hugging Face's names of GPT-1 and GPT-2; linear in the weights, so that it maps gradients too."""
+    heads = (cfg.n_heads, cfg.head_width)
+
+    def stacked(name, shape=None, part=slice(None)):
+        layers = [weights[f"transformer.h.{i}.{name}"][..., part] for i in range(cfg.n_layers)]
+        return np.stack([x if shape is None else x.reshape(shape) for x in layers])
+
+    def linear(name, shape=None):
+        return {"kernel": stacked(f"{name}.weight", shape), "bias": stacked(f"{name}.bias")}
+
+    def norm(name):
+        return {"scale": stacked(f"{name}.weight"), "bias": stacked(f"{name}.bias")}
+
+    def third(i):  # query, key and value are columns of one matrix
+        part = slice(i * cfg.d_model, (i + 1) * cfg.d_model)
+        kernel = stacked("attn.c_attn.weight", (cfg.d_model, *heads), part)
+        return {"kernel": kernel, "bias": stacked("attn.c_attn.bias", heads, part)}
+
+    params = {
+        "embedding": {
+            "token": weights[f"transformer.{token}.weight"],
+            "position": weights[f"transformer.{position}.weight"],
+        },
+        "layers": {
+            "attention_norm": norm("ln_1"),
+            "attention": {
+                "query": third(0),
+                "key": third(1),
+                "value": third(2),
+                "output": linear("attn.c_proj", (*heads, cfg.d_model)),
+            },
+            "mlp_norm": norm("ln_2"),
+            "mlp": {"up": linear("mlp.c_fc"), "down": linear("mlp.c_proj")},
+        },
+    }
+    if cfg.norm_position == "pre":
+        names = {"scale": "transformer.ln_f.weight", "bias": "transformer.ln_f.bias"}
+        params["final_norm"] = {leaf: weights[name] for leaf, name in names.items()}
+    return params
+
+
+def llama_params(weights: dict, cfg) -> dict:
+    """Hugging Face's names of Llama, whose matrices are stored (outputs, inputs)."""
+
+    def linear(name, *shape):
+        layers = [weights[f"model.layers.{i}.{name}.weight"].T for i in range(cfg.n_layers)]
+        return {"kernel": np.stack([x.reshape(shape or x.shape) for x in layers])}
+
+    def norm(name):
+        return {"scale": np.stack([weights[f"model.layers.{i}.{name}.weight"] for i in range(cfg.n_layers)])}
+
+    width, heads, kv_heads = cfg.d_model, (cfg.n_heads, cfg.head_width), (cfg.kv_heads, cfg.head_width)
+    params = {
+        "embedding": {"token": weights["model.embed_tokens.weight"]},
+        "layers": {
+            "attention_norm": norm("input_layernorm"),
+            "attention": {
+                "query": linear("self_attn.q_proj", width, *heads),
+                "key": linear("self_attn.k_proj", width, *kv_heads),
+                "value": linear("self_attn.v_proj", width, *kv_heads),
+                "output": linear("self_attn.o_proj", *heads, width),
+            },
+            "mlp_norm": norm("post_attention_layernorm"),
+            "mlp": {"up": linear("mlp.up_proj"), "gate": linear("mlp.gate_proj"), "down": linear("mlp.down_proj")},
+        },
+        "final_norm": {"scale": weights["model.norm.weight"]},
+    }
+    if not cfg.tie_embeddings:
+        params["head"] = {"kernel": weights["lm_head.weight"].T}
+    return params
+
+
+# What tests/golden/make.py built: a preset at another size, and the names of its weights.
+FAMILIES = {
+    "gpt1": (
+        replace(config.gpt1(), vocab_size=37, context_length=11, d_model=12, n_layers=2, n_heads=3),
+        lambda weights, cfg: openai_params(weights, cfg, "tokens_embed", "positions_embed"),
+    ),
+    "gpt2": (
+        replace(config.gpt2(), vocab_size=47, context_length=19, d_model=15, n_layers=3, n_heads=3),
+        lambda weights, cfg: openai_params(weights, cfg, "wte", "wpe"),
+    ),
+    "llama": (
+        replace(
+            config.llama(),
+            vocab_size=41,
+            context_length=17,
+            d_model=18,
+            n_layers=2,
+            n_heads=6,
+            n_kv_heads=2,
+            head_dim=4,
+            d_ff=23,
+            rope_theta=12345.0,
+            norm_epsilon=1e-6,
+        ),
+        llama_params,
+    ),
+}
+
+
+def relative_error(found, wanted) -> float:
+    return float(np.abs(np.asarray(found, np.float64) - wanted).max() / np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_logits_loss_and_gradients_are_transformers_own(family, record_property):
+    cfg, convert = FAMILIES[family]
+    golden = np.load(GOLDEN / f"{family}.npz", allow_pickle=False)
+
+    def tree(kind):
+        return convert(
+            {name.removeprefix(kind): golden[name].astype("float32") for name in golden if kind in name}, cfg
+        )
+
+    params = jax.tree.map(jnp.asarray, tree("param/"))
+    assert jax.tree.map(jnp.shape, params) == jax.tree.map(lambda p: p.shape, gpt.declare(cfg))
+    batch = {"inputs": jnp.array(golden["inputs"]), "targets": jnp.array(golden["targets"])}
+    errors = {"logits": relative_error(apply(params, batch["inputs"], cfg), golden["logits"])}
+    (found, _), grads = loss_and_grads(params, batch, cfg)
+    errors["loss"] = relative_error(found, golden["loss"])
+    # A key's bias moves all of a query's scores alike: its gradient is 0 but for rounding, and has no relative error.
+    wanted = tree("grad/")
+    for tree_ in (grads, wanted):
+        bias = tree_["layers"]["attention"]["key"].pop("bias", np.zeros(1))
+        assert np.abs(bias).max() < 1e-6
+    found, wanted = jax.tree.leaves_with_path(grads), jax.tree.leaves_with_path(wanted)
+    errors |= {
+        jax.tree_util.keystr(a): relative_error(x, y) for (a, x), (b, y) in zip(found, wanted, strict=True) if a == b
+    }
+    assert len(errors) == len(found) + 2
+    record_property("largest error", max(errors.values()))
+    assert max(errors.values()) < 1e-5, errors
+
+
+def test_a_real_checkpoint_gives_transformers_logits_and_its_greedy_text(shared_data):
+    weights = load_file(shared_data / "stories260K" / "model.safetensors")
+    golden = np.load(GOLDEN / "stories260K.npz", allow_pickle=False)
+    base = replace(config.llama(), vocab_size=512, context_length=512, d_model=64, n_layers=5, tie_embeddings=True)
+    cfg = replace(base, n_heads=8, n_kv_heads=4, d_ff=172)
+    params = jax.tree.map(jnp.asarray, llama_params(weights, cfg))
+    text = jnp.array(golden["greedy"])
+    logits = apply(params, text, cfg)
+    assert relative_error(logits[:, :9], golden["logits"]) < 1e-5
+    start = golden["prompt"].shape[1]
+    np.testing.assert_array_equal(logits[:, start - 1 : -1].argmax(-1), text[:, start:])
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_logit_has_no_gradient_from_a_later_token(scheme):
+    cfg = replace(SCHEMES[scheme], n_layers=2, tie_embeddings=False, vocab_size=7)
+    params, tokens = draw(gpt.declare(cfg)), jnp.arange(7)[None]  # each id once: its row's gradient is its place's
+
+    def reach(params, t):
+        return gpt.apply(params, tokens, cfg)[0, t].sum()
+
+    slopes = jit(jax.vmap(lambda t: jax.grad(reach)(params, t)["embedding"]["token"]))(jnp.arange(7))
+    np.testing.assert_array_equal((slopes != 0).any(-1), np.tri(7, dtype=bool))
+
+
+def test_the_loss_is_the_mean_of_minus_log_softmax():
+    params = draw(gpt.declare(ONE))
+    batch = {"inputs": draw_tokens(TINY, 3, 5), "targets": draw_tokens(TINY, 3, 5, seed=2)}
+    logits = np.asarray(apply(params, batch["inputs"], ONE), np.float64)
+    right = np.take_along_axis(logits, np.asarray(batch["targets"])[..., None], -1)[..., 0]
+    nats = np.log(np.exp(logits).sum(-1)) - right
+    nats_a_token, aux = loss(params, batch, ONE)
+    assert float(nats_a_token) == pytest.approx(nats.mean(), rel=1e-6)
+    assert aux == {"weight": 15}
+    weights = np.random.default_rng(0).uniform(0, 2, (3, 5))
+    nats_a_token, aux = loss(params, batch | {"weights": jnp.array(weights, "float32")}, ONE)
+    assert float(nats_a_token) == pytest.approx((nats * weights).sum() / weights.sum(), rel=1e-5)
+    assert float(aux["weight"]) == pytest.approx(weights.sum(), rel=1e-6)
+
+
+def test_an_untrained_head_of_zeros_costs_the_log_of_the_vocabulary():
+    cfg = replace(ONE, tie_embeddings=False)
+    params = draw(gpt.declare(cfg))
+    params["head"] = jax.tree.map(jnp.zeros_like, params["head"])
+    batch = {"inputs": draw_tokens(cfg, 2, 5), "targets": draw_tokens(cfg, 2, 5, seed=2)}
+    assert float(loss(params, batch, cfg)[0]) == pytest.approx(np.log(23), rel=1e-6)
+
+
+def test_a_weight_of_zero_leaves_a_target_out():
+    params = draw(gpt.declare(ONE))
+    batch = {"inputs": draw_tokens(TINY, 3, 7), "targets": draw_tokens(TINY, 3, 7, seed=2)}
+    weights = jnp.ones((3, 7)).at[2].set(0).at[:, 5:].set(0)
+    (found, aux), grads = loss_and_grads(params, batch | {"weights": weights}, ONE)
+    short = {name: x[:2, :5] for name, x in batch.items()}
+    (wanted, _), wanted_grads = loss_and_grads(params, short, ONE)
+    assert float(found) == pytest.approx(float(wanted), rel=1e-5)
+    assert aux == {"weight": 10}
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), grads, wanted_grads)
+
+    (found, aux), grads = loss_and_grads(params, batch | {"weights": jnp.zeros((3, 7))}, ONE)
+    assert (found, aux["weight"]) == (0, 0)
+    assert all((g == 0).all() for g in jax.tree.leaves(grads))
+
+
+def test_the_loss_of_packed_texts_is_that_of_the_texts():
+    cfg = replace(SCHEMES["rotary"], n_layers=1)
+    params = draw(gpt.declare(cfg))
+    first, second = ({n: draw_tokens(cfg, 1, t, t + i) for i, n in enumerate(("inputs", "targets"))} for t in (4, 9))
+    packed = {name: jnp.concatenate([first[name], second[name], jnp.zeros((1, 2), int)], 1) for name in first}
+    packed["segments"] = jnp.array([[1] * 4 + [2] * 9 + [0] * 2])
+    packed["weights"] = (packed["segments"] > 0).astype("float32")
+    losses = [float(loss(params, text, cfg)[0]) for text in (first, second)]
+    assert float(loss(params, packed, cfg)[0]) == pytest.approx((4 * losses[0] + 9 * losses[1]) / 13, rel=1e-5)
+
+
+def test_the_loss_drops_activations_on_a_key():
+    cfg = replace(ONE, dropout=0.2)
+    params = draw(gpt.declare(cfg))
+    batch = {name: draw_tokens(cfg, 2, 5) for name in ("inputs", "targets")}
+    first, again, other, none = (
+        loss(params, batch, cfg, key=key)[0] for key in (jax.random.key(0), jax.random.key(0), jax.random.key(1), None)
+    )
+    assert first == again
+    assert len({float(first), float(other), float(none)}) == 3
+
+
+def test_more_tokens_than_there_is_room_for_are_refused():
+    params = draw(gpt.declare(TINY))
+    with pytest.raises(ValueError, match="tokens: found 20 in a row, expected at most 19"):
+        gpt.apply(params, draw_tokens(TINY, 1, 20), TINY)
+    with pytest.raises(ValueError, match="tokens: found 5 in a row, expected at most 4"):
+        gpt.apply(params, draw_tokens(TINY, 1, 5), TINY, cache=KVCache.empty(TINY, 1, slots=4))
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_low_precision_logits_and_gradients_are_float32(tied):
+    cfg = replace(TINY, dtype="bfloat16", tie_embeddings=tied, n_layers=1)
+    params = draw(gpt.declare(cfg))
+    batch = {"inputs": draw_tokens(cfg, 2, 5), "targets": draw_tokens(cfg, 2, 5, seed=2)}
+    logits, wanted = (apply(params, batch["inputs"], replace(cfg, dtype=d)) for d in ("bfloat16", "float32"))
+    assert logits.dtype == "float32"
+    assert relative_error(logits, np.asarray(wanted)) < 2e-2
+    grads = loss_and_grads(params, batch, cfg)[1]
+    assert {g.dtype for g in jax.tree.leaves(grads)} == {jnp.dtype("float32")}
+
+
+def test_head_and_hidden_are_the_two_halves_of_apply():
+    params, tokens = draw(gpt.declare(ONE)), draw_tokens(ONE, 2, 5)
+    x, cache = jit(gpt.hidden, static_argnums=2)(params, tokens, ONE)
+    assert cache is None
+    np.testing.assert_allclose(gpt.head(params, x, ONE), apply(params, tokens, ONE), atol=1e-5)
