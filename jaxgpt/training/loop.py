@@ -54,7 +54,7 @@ def blocks(config: TrainConfig, tokens: np.ndarray, step: int, mesh: Mesh) -> It
     )
     every = [loop.eval_every, loop.save_every, loop.sample_every]
     ends = block_ends(step, loop.steps, loop.steps_per_dispatch, *(n for n in every if n))
-    starts = [step, *ends[:-1]]
+    starts = [step, *ends][:-1]
 
     def make(start: int) -> Block:
         local = batches.block(start, loop.steps_per_dispatch, jax.process_index(), jax.process_count())
