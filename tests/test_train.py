@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow  # whole runs in processes of their own: minutes
+
 ROOT = Path(__file__).resolve().parents[1]
 WORDS = "the cat sat on a mat and then it ran off to see what dogs do at night"
 TINY = {
