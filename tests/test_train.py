@@ -34,6 +34,7 @@ TINY = {
     "train.save_every": 10,
     "train.log_every": 5,
     "train.sample_tokens": 20,
+    "train.sample_every": None,
     "train.steps_per_dispatch": 7,
 }
 LONG = {"train.steps": 3000, "train.eval_every": 500, "train.save_every": 100, "train.log_every": 50}
@@ -234,10 +235,10 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_the_last_good_checkpoint_st
     run = runner.folder / "diverging"
     subprocess.run(["cp", "-r", str(finished[0]), str(run)], check=True)
     # The run goes on from step 60 under a rate that no model survives.
-    fields = {"train.steps": 100, "optimizer.learning_rate": 1e30, "optimizer.clip": "None"}
+    fields = {"train.steps": 100, "optimizer.learning_rate": 1e30}
     config = json.loads((run / "train_config.json").read_text())
     config["train"]["steps"] = 100
-    config["optimizer"] |= {"learning_rate": 1e30, "clip": None}
+    config["optimizer"]["learning_rate"] = 1e30
     (run / "train_config.json").write_text(json.dumps(config))
     for _ in range(2):  # the second time from the same checkpoint: it is whole
         code, stdout, stderr = runner.run(run.name, **fields)
@@ -266,8 +267,8 @@ def test_starting_from_another_run_takes_its_parameters_and_tokenizer(runner, fi
     run, _ = finished
     runner.finish("from", "--init_from", str(run), **{"train.steps": 20, "train.eval_batches": 4, "model.d_model": 32})
     before, after = losses(run), losses(runner.folder / "from")
-    # 4 batches evaluate as the 4 final ones of the first run did: the very number it ended on.
-    assert after[0] == (0, None, before[-1][2])
+    # On the 4 batches of the first run's last evaluation: the number it ended on.
+    assert after[0] == (0, None, pytest.approx(before[-1][2], rel=1e-6))
     config = json.loads((runner.folder / "from" / "train_config.json").read_text())
     assert config["model"]["d_model"] == 16
     assert config["data"]["tokenizer"] == f"saved:{run}"
@@ -294,7 +295,7 @@ def make(folder, name, content):
     [
         ({"data.path": "/nowhere.txt"}, r"error: data\.path: found /nowhere\.txt, no such file or folder"),
         ({"data.path": b""}, r"error: data.*found"),
-        ({"data.path": b"text\0\xff\xfe"}, r"error: data: found a byte that is not UTF-8 text in .*, at offset 4"),
+        ({"data.path": b"text\xff\xfe"}, r"error: data: found a byte that is not UTF-8 text in .*, at offset 4"),
         ({"data.path": b"abcdefgh" * 15}, r"error: data: found 12 tokens, expected at least context_length \+ 1 = 17"),
         ({"model.d_model": 15}, r"model\.n_heads: found 2, expected a divisor of d_model=15 \(1, 3, 5, 15\)"),
         ({"mesh.data": 2}, r"error: mesh: found data=2 .* expected a divisor of the 1 devices"),
