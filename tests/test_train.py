@@ -60,7 +60,10 @@ class Runner:
     def run(self, out, *options, **fields):
         """(exit code, standard output, standard error)"""
         process = self.start(out, *options, **fields)
-        stdout, stderr = process.communicate(timeout=300)
+        try:
+            stdout, stderr = process.communicate(timeout=300)
+        finally:
+            process.kill()
         return process.returncode, stdout, stderr
 
     def finish(self, out, *options, **fields):
@@ -163,25 +166,29 @@ def test_sigterm_saves_and_the_same_command_goes_on_to_the_same_numbers(runner, 
     assert sample_of(stdout) == sample_of(long_run[1])
 
 
-def kill_at_random(runner, out, kills, seed, **fields):
-    """Kill the run so many times, each after a random while of training, finish it, and return what it printed."""
-    draw, done = random.Random(seed), 0
+def kill_at_random(runner, out, kills, seed, seconds, **fields):
+    """Kill the run so many times, each at a random moment of up to `seconds` after its first save, and finish it.
+
+    (kills, how many of them met a save under way, what the last life printed)
+    """
+    draw, done, saving = random.Random(seed), 0, 0
     run = runner.folder / out
     while done < kills:
         process = runner.start(out, **fields)
         before = newest_step(run)
-        wait_for(lambda before=before: newest_step(run) > before, process)  # each life gets somewhere
-        time.sleep(draw.uniform(0, 0.3))
+        wait_for(lambda before=before: newest_step(run) > before, process)
+        time.sleep(draw.uniform(0, seconds))
         if process.poll() is not None:
             break
         process.kill()
         process.communicate()
         done += 1
-    return done, runner.finish(out, **fields)
+        saving += any((run / "checkpoints").glob("*-tmp"))
+    return done, saving, runner.finish(out, **fields)
 
 
 def test_a_killed_run_goes_on_to_the_same_numbers(runner, long_run):
-    done, stdout = kill_at_random(runner, "killed", 1, time.time_ns(), **LONG)
+    done, _, stdout = kill_at_random(runner, "killed", 1, time.time_ns(), 0.3, **LONG)
     assert done == 1
     assert int(re.findall(r"resuming from step (\d+)", stdout)[0]) >= 100
     assert losses(runner.folder / "killed") == losses(long_run[0])
@@ -190,10 +197,14 @@ def test_a_killed_run_goes_on_to_the_same_numbers(runner, long_run):
 
 @pytest.mark.slow
 def test_twenty_kills_leave_the_numbers_as_they_were(runner):
-    fields = LONG | {"train.steps": 20000, "train.save_every": 7, "train.eval_every": 5000, "train.log_every": 500}
+    fields = LONG | {"train.steps": 4000, "train.eval_every": 1000}
     whole = runner.finish("never_killed", **fields)
-    done, stdout = kill_at_random(runner, "killed_20_times", 20, time.time_ns(), **fields)
-    print(f"{done} kills")
+    # A save takes longer than the 7 steps between two, so that many kills meet one under way.
+    seed, often = time.time_ns(), fields | {"train.save_every": 7}
+    done, saving, stdout = kill_at_random(runner, "killed_20_times", 20, seed, 1.5, **often)
+    (last,) = re.findall(r"resuming from step \d+", stdout)
+    print(f"{done} kills, {saving} of them while saving, seed {seed}; the last life was {last}")
+    assert saving > 0
     assert done == 20
     assert losses(runner.folder / "killed_20_times") == losses(runner.folder / "never_killed")
     assert sample_of(stdout) == sample_of(whole)
