@@ -2,7 +2,7 @@
 
     python train.py
 
-3M parameters on about 10 MB of source code, byte-level BPE: under 4 minutes on 2 CPU cores.
+Byte-level BPE of 1,024 tokens, trained on the spot, on about 12 MB of source code.
 """
 
 from jaxgpt.config import ModelConfig

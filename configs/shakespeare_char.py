@@ -2,7 +2,7 @@
 
     python train.py configs/shakespeare_char.py --data.path input.txt
 
-0.8M parameters, 2,000 steps of 12 x 64 characters: about a minute on 2 CPU cores. Validation loss about 1.87 nats.
+0.8M parameters, 2,000 steps of 12 x 64 characters: 190 s on 2 busy CPU cores, validation loss 1.911 nats.
 """
 
 from jaxgpt.config import ModelConfig
