@@ -199,7 +199,7 @@ def test_the_attention_field_chooses_the_program(monkeypatch):
     monkeypatch.setattr(kernels, "_platform", lambda: "tpu")
 
     def traced(attention, length):
-        tokens = jax.ShapeDtypeStruct((1, length), int)
+        tokens = jax.ShapeDtypeStruct((1, length), jnp.int32)
         params = draw(gpt.declare(cfg))
         return str(jax.make_jaxpr(lambda t: gpt.apply(params, t, replace(cfg, attention=attention)))(tokens))
 

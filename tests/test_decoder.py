@@ -10,8 +10,8 @@ from jaxgpt import gpt
 from jaxgpt.attention import KVCache
 from jaxgpt.decoder import decoder, segment_positions
 
-CONFIGS = {name: replace(cfg, n_layers=2) for name, cfg in SCHEMES.items()}
-CONFIGS["window"] = replace(CONFIGS["rotary"], window=4)
+CONFIGS = {name: replace(cfg, n_layers=1) for name, cfg in SCHEMES.items()}
+CONFIGS["window"] = replace(CONFIGS["rotary"], window=4, n_layers=2)
 
 
 @pytest.fixture(scope="module", params=CONFIGS)
@@ -102,7 +102,7 @@ def test_one_row_and_one_token_are_enough(scheme):
 
 
 def test_a_cache_keeps_dropout_and_takes_layers_apart():
-    cfg = replace(CONFIGS["learned"], dropout=0.3)
+    cfg = replace(CONFIGS["learned"], dropout=0.3, n_layers=2)
     params, tokens, cache = draw(gpt.declare(cfg)), draw_tokens(cfg, 2, 6), KVCache.empty(cfg, 2, slots=6)
     no_key = apply(params, tokens, cfg)
     layers = tuple(jax.tree.map(lambda x, i=i: x[i], params["layers"]) for i in range(2))
