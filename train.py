@@ -22,7 +22,7 @@ def train(config: TrainConfig) -> None:
     from jaxgpt.sharding import make_mesh
     from jaxgpt.training import directory
     from jaxgpt.training.checkpoints import NOT_EVALUATED, Checkpoints
-    from jaxgpt.training.loop import blocks, evaluator, restore_or_init, sample, sample_start
+    from jaxgpt.training.loop import blocks, evaluator, restore_or_init, sample, sample_start, training_batches
     from jaxgpt.training.objectives import causal_lm
     from jaxgpt.training.optimizer import make_optimizer
     from jaxgpt.training.report import Report
@@ -42,6 +42,7 @@ def train(config: TrainConfig) -> None:
     config = directory.settle(config, dataset.tokenizer.vocab_size)
     directory.write_config(run, config)
     sample_start(config, dataset.tokenizer)  # a prompt that can't be used is refused here
+    batches = training_batches(config, dataset.train)
     loop, model = config.train, config.model
 
     # The model, the update, and the compiled programs of both.
@@ -57,7 +58,7 @@ def train(config: TrainConfig) -> None:
             report.say(f"{params.count(declarations):,} parameters on {mesh.size} {jax.devices()[0].device_kind}")
             if first == 0:
                 report.evaluated(0, evaluate(state.params, loop.eval_batches))
-            for step, end, block in blocks(config, dataset.train, first, mesh):
+            for step, end, block in blocks(config, batches, first, mesh):
                 state, metrics = update(state, block, end - step)
                 report.dispatched(step, end, metrics)  # waits for the dispatch before: the device never waits
 

@@ -41,7 +41,7 @@ def segment_mask(
 ) -> Bool[Array, "#batch time keys"]:
     """A query sees the keys of its own segment; segment 0 is padding, which nothing sees.
 
-    A padding mask is the case of one segment: `padded.astype(int)`.
+    A padding mask, True at real tokens, is the case of one segment: `mask.astype(int)`.
     """
     same = query_segments[:, :, None] == key_segments[:, None, :]
     return same & (key_segments > 0)[:, None, :]

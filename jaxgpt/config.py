@@ -66,43 +66,46 @@ class ModelConfig:
     """What the backward pass recomputes: nothing, all but matrix products, or whole blocks."""
 
     def __post_init__(self):
+        def check(condition, field, found, expected):
+            require(condition, f"model.{field}", found, expected)
+
         for field in ("vocab_size", "context_length", "d_model", "n_layers", "n_heads"):
-            _require(getattr(self, field) >= 1, field, getattr(self, field), "a positive integer")
+            check(getattr(self, field) >= 1, field, getattr(self, field), "a positive integer")
         for field in ("n_kv_heads", "head_dim", "d_ff", "window", "relative_buckets", "relative_max_distance"):
             value = getattr(self, field)
-            _require(value is None or value >= 1, field, value, "a positive integer or None")
+            check(value is None or value >= 1, field, value, "a positive integer or None")
         for field in fields(self):
             choices = getattr(field.type, "__args__", ())
             if getattr(field.type, "__origin__", None) is Literal:
                 value = getattr(self, field.name)
-                _require(value in choices, field.name, value, "one of " + ", ".join(choices))
+                check(value in choices, field.name, value, "one of " + ", ".join(choices))
         if self.head_dim is None:
             divisors = _divisors(self.d_model)
             expected = f"a divisor of d_model={self.d_model} ({divisors}), or head_dim given"
-            _require(self.d_model % self.n_heads == 0, "n_heads", self.n_heads, expected)
+            check(self.d_model % self.n_heads == 0, "n_heads", self.n_heads, expected)
         divisors = _divisors(self.n_heads)
         expected = f"a divisor of n_heads={self.n_heads} ({divisors})"
-        _require(self.n_heads % self.kv_heads == 0, "n_kv_heads", self.n_kv_heads, expected)
-        _require(0 <= self.dropout < 1, "dropout", self.dropout, "a probability in [0, 1)")
-        _require(self.norm_epsilon > 0, "norm_epsilon", self.norm_epsilon, "a number above 0")
-        _require(self.init_std >= 0, "init_std", self.init_std, "a number of at least 0")
+        check(self.n_heads % self.kv_heads == 0, "n_kv_heads", self.n_kv_heads, expected)
+        check(0 <= self.dropout < 1, "dropout", self.dropout, "a probability in [0, 1)")
+        check(self.norm_epsilon > 0, "norm_epsilon", self.norm_epsilon, "a number above 0")
+        check(self.init_std >= 0, "init_std", self.init_std, "a number of at least 0")
         if self.position == "rotary":
-            _require(self.head_width % 2 == 0, "head_dim", self.head_width, "an even width, as position='rotary'")
+            check(self.head_width % 2 == 0, "head_dim", self.head_width, "an even width, as position='rotary'")
         if self.position == "sinusoidal":
-            _require(self.d_model % 2 == 0, "d_model", self.d_model, "an even width, as position='sinusoidal'")
+            check(self.d_model % 2 == 0, "d_model", self.d_model, "an even width, as position='sinusoidal'")
         for field, position in (
             ("rope_theta", "rotary"),
             ("relative_buckets", "relative"),
             ("relative_max_distance", "relative"),
         ):
             unread = self.position != position and getattr(self, field) is not None
-            _require(not unread, field, getattr(self, field), f"None, as only position={position!r} reads it")
-        _require(self.rope_theta is None or self.rope_theta > 0, "rope_theta", self.rope_theta, "a number above 0")
+            check(not unread, field, getattr(self, field), f"None, as only position={position!r} reads it")
+        check(self.rope_theta is None or self.rope_theta > 0, "rope_theta", self.rope_theta, "a number above 0")
         if self.position == "relative":
             buckets, distance = self.relative_buckets or 32, self.relative_max_distance or 128
-            _require(buckets >= 4, "relative_buckets", buckets, "an integer of at least 4")
+            check(buckets >= 4, "relative_buckets", buckets, "an integer of at least 4")
             expected = f"more than half of relative_buckets={buckets}"
-            _require(distance > buckets // 2, "relative_max_distance", self.relative_max_distance, expected)
+            check(distance > buckets // 2, "relative_max_distance", self.relative_max_distance, expected)
 
     @property
     def kv_heads(self) -> int:
@@ -120,9 +123,10 @@ class ModelConfig:
         return -(-8 * self.d_model // 3 // 256) * 256 if self.gated else 4 * self.d_model
 
 
-def _require(condition: bool, field: str, found, expected: str) -> None:
+def require(condition: bool, field: str, found, expected: str) -> None:
+    """Raise the ValueError of every config, "field: found ..., expected ...", unless the condition holds."""
     if not condition:
-        raise ValueError(f"model.{field}: found {found!r}, expected {expected}")
+        raise ValueError(f"{field}: found {found!r}, expected {expected}")
 
 
 def _divisors(n: int) -> str:

@@ -60,7 +60,7 @@ def _standardize_and_scale(x: Array, centre: bool, epsilon: float) -> tuple[Arra
 
 @_standardize.defjvp
 def _standardize_jvp(centre, epsilon, primals, tangents):
-    # By hand: the backward pass then keeps two arrays and reads each once; a train step takes 5 % less time on a CPU.
+    # By hand: the backward pass keeps two arrays and reads each once. A JVP, not a VJP: forward mode works too.
     y, scale = _standardize_and_scale(*primals, centre, epsilon)
     (dx,) = tangents
     dy = dx - y * (dx * y).mean(-1, keepdims=True)

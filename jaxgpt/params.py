@@ -1,10 +1,9 @@
-"""Parameters, declared once: from one tree of `Param` come arrays, shapes, shardings, decay mask and sizes."""
+"""Parameters, declared once: from one tree of `Param` come arrays, shapes, shardings, decay mask and count."""
 
 import math
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -102,12 +101,6 @@ def decay_mask(declarations: Declarations) -> PyTree[bool]:
 def count(declarations: Declarations) -> int:
     """Number of parameters."""
     return sum(math.prod(p.shape) for p in jax.tree.leaves(declarations))
-
-
-def table(declarations: Declarations) -> list[tuple[str, tuple[int, ...], int]]:
-    """(path, shape, number) of every parameter, for printing."""
-    flat: dict[str, Any] = traverse_util.flatten_dict(declarations, sep="/")
-    return [(path, p.shape, math.prod(p.shape)) for path, p in flat.items()]
 
 
 def cast(params: PyTree[Array], dtype: str) -> PyTree[Array]:

@@ -11,8 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-
-pytestmark = pytest.mark.slow  # whole runs in processes of their own: minutes
+from damage import cut, flip_a_byte
 
 ROOT = Path(__file__).resolve().parents[1]
 WORDS = "the cat sat on a mat and then it ran off to see what dogs do at night"
@@ -208,25 +207,6 @@ def test_twenty_kills_leave_the_numbers_as_they_were(runner):
     assert done == 20
     assert losses(runner.folder / "killed_20_times") == losses(runner.folder / "never_killed")
     assert sample_of(stdout) == sample_of(whole)
-
-
-def data_files(folder):
-    # All of them: the largest holds what an early flush wrote, too, which nothing reads again.
-    return [path for path in folder.rglob("*") if path.is_file() and path.parent.name == "d"]
-
-
-def flip_a_byte(folder):
-    """One in each file of numbers."""
-    for file in data_files(folder):
-        content = bytearray(file.read_bytes())
-        content[len(content) // 2] ^= 16
-        file.write_bytes(content)
-
-
-def cut(folder):
-    """Each file of numbers to half of it."""
-    for file in data_files(folder):
-        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 
 def add_an_empty_one(folder):

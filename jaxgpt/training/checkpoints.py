@@ -38,7 +38,8 @@ class Checkpoints:
         """Write the state in the background, with what else describes the run; returns when it may be donated."""
         step = int(state.step)
         key = jax.random.key_data(state.key)
-        run = run | {"checksum": int(checksum((state.params, state.optimizer, key))), "key": key.tolist()}
+        sums = {"params": int(checksum(state.params)), "rest": int(checksum((state.optimizer, key)))}
+        run = run | {"checksum": sums, "key": key.tolist()}
         items = ocp.args.Composite(
             params=ocp.args.StandardSave(state.params),
             optimizer=ocp.args.StandardSave(state.optimizer),
@@ -69,8 +70,8 @@ class Checkpoints:
         found = self._manager.restore(step, args=items)
         run = found["run"]
         key = jnp.array(run["key"], jnp.uint32)
-        if int(checksum((found["params"], found["optimizer"], key))) != run["checksum"]:
-            raise ValueError("its bits have changed since it was saved")
+        _verify(found["params"], run["checksum"]["params"])
+        _verify((found["optimizer"], key), run["checksum"]["rest"])
         state = TrainState(jnp.array(step), found["params"], found["optimizer"], jax.random.wrap_key_data(key))
         return jax.tree.map(lambda x, s: jax.device_put(x, s.sharding), state, abstract)
 
@@ -103,11 +104,18 @@ def restore_params(folder: Path, abstract: PyTree[jax.ShapeDtypeStruct], log=pri
         steps.sort(key=lambda step: _saved_val_loss(manager, step))
         for step in steps:
             try:
-                items = ocp.args.Composite(params=ocp.args.StandardRestore(abstract))
-                return manager.restore(step, args=items)["params"]
+                items = ocp.args.Composite(params=ocp.args.StandardRestore(abstract), run=ocp.args.JsonRestore())
+                found = manager.restore(step, args=items)
+                _verify(found["params"], found["run"]["checksum"]["params"])
+                return found["params"]
             except Exception as error:
                 log(f"checkpoint {step} is damaged ({_first_line(error)}): stepping over it")
     raise FileNotFoundError(f"{folder}: found no whole checkpoint")
+
+
+def _verify(tree: PyTree[Array], saved: int) -> None:
+    if int(checksum(tree)) != saved:
+        raise ValueError("its bits have changed since it was saved")
 
 
 @jax.jit

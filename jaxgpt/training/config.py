@@ -10,7 +10,7 @@ from typing import Literal
 
 import tyro
 
-from jaxgpt.config import ModelConfig
+from jaxgpt.config import ModelConfig, require
 from jaxgpt.data import DataConfig
 from jaxgpt.sharding import MeshConfig
 
@@ -24,7 +24,7 @@ class OptimizerConfig:
     min_learning_rate: float = 1e-4
     """The lowest, at the end."""
     warmup_steps: int = 100
-    """Steps of linear warm-up from 0."""
+    """Steps of linear warm-up, none of them at 0."""
     schedule: Literal["cosine", "wsd", "constant"] = "cosine"
     """After the warm-up: half a cosine; or stable, then a linear decay (wsd); or constant."""
     decay_fraction: float = 0.2
@@ -42,16 +42,16 @@ class OptimizerConfig:
 
     def __post_init__(self):
         for name in ("learning_rate", "epsilon"):
-            _require(getattr(self, name) > 0, f"optimizer.{name}", getattr(self, name), "a number above 0")
+            require(getattr(self, name) > 0, f"optimizer.{name}", getattr(self, name), "a number above 0")
         for name in ("min_learning_rate", "warmup_steps", "weight_decay"):
-            _require(getattr(self, name) >= 0, f"optimizer.{name}", getattr(self, name), "a number of at least 0")
+            require(getattr(self, name) >= 0, f"optimizer.{name}", getattr(self, name), "a number of at least 0")
         for name in ("beta1", "beta2"):
-            _require(0 <= getattr(self, name) < 1, f"optimizer.{name}", getattr(self, name), "a number in [0, 1)")
-        _require(
+            require(0 <= getattr(self, name) < 1, f"optimizer.{name}", getattr(self, name), "a number in [0, 1)")
+        require(
             self.schedule in ("cosine", "wsd", "constant"), "optimizer.schedule", self.schedule, "cosine, wsd, constant"
         )
-        _require(0 < self.decay_fraction <= 1, "optimizer.decay_fraction", self.decay_fraction, "a number in (0, 1]")
-        _require(self.clip is None or self.clip > 0, "optimizer.clip", self.clip, "a number above 0, or None")
+        require(0 < self.decay_fraction <= 1, "optimizer.decay_fraction", self.decay_fraction, "a number in (0, 1]")
+        require(self.clip is None or self.clip > 0, "optimizer.clip", self.clip, "a number above 0, or None")
 
 
 @dataclass(frozen=True)
@@ -92,13 +92,13 @@ class LoopConfig:
     def __post_init__(self):
         positive = ("steps", "batch_size", "accumulation", "eval_every", "eval_batches", "final_eval_batches")
         for name in (*positive, "keep", "log_every", "sample_tokens", "steps_per_dispatch"):
-            _require(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "a positive integer")
+            require(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "a positive integer")
         for name in ("save_every", "sample_every"):
             value = getattr(self, name)
-            _require(value is None or value >= 1, f"train.{name}", value, "a positive integer, or None")
-        _require(self.seed >= 0, "train.seed", self.seed, "a number of at least 0")
+            require(value is None or value >= 1, f"train.{name}", value, "a positive integer, or None")
+        require(self.seed >= 0, "train.seed", self.seed, "a number of at least 0")
         expected = f"a divisor of train.batch_size={self.batch_size}"
-        _require(self.batch_size % self.accumulation == 0, "train.accumulation", self.accumulation, expected)
+        require(self.batch_size % self.accumulation == 0, "train.accumulation", self.accumulation, expected)
 
 
 @dataclass(frozen=True)
@@ -125,16 +125,11 @@ class TrainConfig:
     def __post_init__(self):
         rows, parts = self.train.batch_size // self.train.accumulation, self.mesh.data * self.mesh.fsdp
         expected = f"a multiple of mesh.data x mesh.fsdp = {parts} in each of the {self.train.accumulation} parts"
-        _require(rows % parts == 0, "train.batch_size", self.train.batch_size, expected)
+        require(rows % parts == 0, "train.batch_size", self.train.batch_size, expected)
         for axis, name in (("tensor", "n_heads"), ("tensor", "kv_heads"), ("sequence", "context_length")):
             parts, size = getattr(self.mesh, axis), getattr(self.model, name)
             shown = {"kv_heads": "n_kv_heads"}.get(name, name)
-            _require(size % parts == 0, f"mesh.{axis}", parts, f"a divisor of model.{shown}={size}")
-
-
-def _require(condition: bool, name: str, found, expected: str) -> None:
-    if not condition:
-        raise ValueError(f"{name}: found {found!r}, expected {expected}")
+            require(size % parts == 0, f"mesh.{axis}", parts, f"a divisor of model.{shown}={size}")
 
 
 def load_config(argv: list[str], default: str) -> TrainConfig:

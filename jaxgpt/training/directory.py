@@ -30,9 +30,12 @@ def write_config(folder: Path, config: TrainConfig) -> None:
 def claim(config: TrainConfig, log: Callable[[str], None] = print) -> Path:
     """The run directory, made if missing. One that holds another run is moved aside or refused, never overwritten.
 
-    Raises ValueError naming the fields that differ, where its run has another config and config.resume is set.
+    Raises ValueError naming the fields that differ, where its run has another config and config.resume is set; and
+    where the run would start from itself.
     """
     folder = Path(config.out)
+    if config.init_from is not None and Path(config.init_from).resolve() == folder.resolve():
+        raise ValueError("init_from: found the run directory (out) itself, expected another run")
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"out: found the file {folder}, expected a folder or a new name")
     if (folder / CONFIG_FILE).is_file():

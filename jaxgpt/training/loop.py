@@ -43,15 +43,18 @@ def restore_or_init(
     return state
 
 
-def blocks(config: TrainConfig, tokens: np.ndarray, step: int, mesh: Mesh) -> Iterator[tuple[int, int, Block]]:
+def training_batches(config: TrainConfig, tokens: np.ndarray) -> TrainBatches:
+    """The run's batches by step. Raises ValueError where not one window fits into the tokens."""
+    loop, length = config.train, config.model.context_length
+    return TrainBatches(tokens, length, loop.batch_size, loop.seed, config.data.stride, config.data.sampling)
+
+
+def blocks(config: TrainConfig, batches: TrainBatches, step: int, mesh: Mesh) -> Iterator[tuple[int, int, Block]]:
     """(first step, last step, batches) of each dispatch from `step` on, gathered ahead in a thread.
 
     Every block holds steps_per_dispatch batches, so that all have one shape; a dispatch may use fewer.
     """
     loop = config.train
-    batches = TrainBatches(
-        tokens, config.model.context_length, loop.batch_size, loop.seed, config.data.stride, config.data.sampling
-    )
     every = [loop.eval_every, loop.save_every, loop.sample_every]
     ends = block_ends(step, loop.steps, loop.steps_per_dispatch, *(n for n in every if n))
     starts = [step, *ends][:-1]

@@ -30,7 +30,7 @@ class Report:
         self._file = MetricsFile(run, start, config.train.tensorboard)
         self._display = Display(start, config.train.steps)
         self._schedule = make_schedule(config.optimizer, config.train.steps)
-        self._pending: tuple[int, dict[str, Any]] | None = None
+        self._pending: tuple[int, int, dict[str, jax.Array]] | None = None
         self._row: dict[str, Any] = {}
         self._speed, self._clock, self._plotted = 0.0, time.perf_counter(), time.perf_counter()
         peak = peak_flops(jax.devices()[0].device_kind)

@@ -86,3 +86,12 @@ def test_a_vocabulary_grows_unless_its_parameters_are_there_already(tmp_path):
     assert directory.settle(config, 3).model.vocab_size == 4
     with pytest.raises(ValueError, match=r"model\.vocab_size: found 4 in old, expected the tokenizer's 10"):
         directory.settle(replace(config, init_from="old"), 10)
+
+
+def test_a_run_does_not_start_from_itself(tmp_path):
+    config = config_of(tmp_path / "run")
+    (started(config) / "note").write_text("first")
+    again = replace(config, init_from=f"{tmp_path}/x/../run", resume=False)
+    with pytest.raises(ValueError, match=r"init_from: found the run directory \(out\) itself, expected another run"):
+        directory.claim(again)
+    assert (tmp_path / "run" / "note").read_text() == "first"

@@ -27,7 +27,7 @@ TOKENS = np.random.default_rng(0).integers(0, CFG.vocab_size, 400).astype(np.uin
 def test_blocks_hold_the_batches_of_their_steps(start):
     wanted = TrainBatches(TOKENS, 8, 4, seed=5)
     at = start
-    for first, last, block in loop.blocks(CONFIG, TOKENS, start, make_mesh()):
+    for first, last, block in loop.blocks(CONFIG, loop.training_batches(CONFIG, TOKENS), start, make_mesh()):
         assert first == at < last <= first + 4
         assert block["inputs"].shape == (4, 4, 8)  # one shape, also for fewer steps
         for step in range(first, last):
@@ -52,8 +52,11 @@ def test_an_evaluation_is_the_mean_over_evenly_spread_windows():
     assert evaluate(params, 3) != evaluate(params, 6)
 
 
-def test_an_evaluation_of_too_short_a_text_is_refused_before_any_work():
-    with pytest.raises(ValueError, match=r"found 8 tokens, expected at least context_length \+ 1 = 9"):
+def test_too_short_a_text_is_refused_before_any_work():
+    refused = pytest.raises(ValueError, match=r"found 8 tokens, expected at least context_length \+ 1 = 9")
+    with refused:
+        loop.training_batches(CONFIG, TOKENS[:8])
+    with refused:
         loop.evaluator(CONFIG, TOKENS[:8], causal_lm, make_mesh())
 
 
