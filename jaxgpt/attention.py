@@ -53,6 +53,7 @@ class Mask:
 
     query_positions, key_positions: places in each row's own sequence. None: 0, 1, 2, ... in both.
     query_segments, key_segments: see `segment_mask`. None: all one segment.
+    gaps: padding may stand between two tokens of a segment, so that slots tell no distance.
     """
 
     causal: bool = struct.field(pytree_node=False)
@@ -61,6 +62,7 @@ class Mask:
     key_positions: Int[Array, "#batch keys"] | None = None
     query_segments: Int[Array, "#batch time"] | None = None
     key_segments: Int[Array, "#batch keys"] | None = None
+    gaps: bool = struct.field(pytree_node=False, default=False)
 
     def dense(self, time: int, keys: int) -> Bool[Array, "#batch time keys"]:
         """The same as an array, True where the query may see the key."""

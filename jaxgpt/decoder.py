@@ -41,17 +41,27 @@ def decoder(
     visible = Mask(causal=True, window=cfg.window)
     if cache is not None:
         cache, places = cache.extend(jnp.ones(tokens.shape, bool) if mask is None else mask)
+        queries = (places >= 0).astype(jnp.int32)
+        # Tokens that fill every slot are all there is: a fused kernel may take them, as without a cache.
+        alone = tokens.shape[1] == cache.positions.shape[1]
         visible = visible.replace(
             query_positions=places,
             key_positions=cache.positions,
-            query_segments=(places >= 0).astype(jnp.int32),
-            key_segments=(cache.positions >= 0).astype(jnp.int32),
+            query_segments=queries,
+            key_segments=queries if alone else (cache.positions >= 0).astype(jnp.int32),
+            gaps=True,
         )
     elif mask is not None or segments is not None:
-        places = segment_positions(segments) if mask is None else jnp.where(mask, jnp.cumsum(mask, 1) - 1, -1)
-        segments = mask.astype(jnp.int32) if segments is None else segments
+        if mask is None:
+            runs, places = segment_runs(segments)
+        else:
+            runs, places = mask.astype(jnp.int32), jnp.where(mask, jnp.cumsum(mask, 1) - 1, -1)
         visible = visible.replace(
-            query_positions=places, key_positions=places, query_segments=segments, key_segments=segments
+            query_positions=places,
+            key_positions=places,
+            query_segments=runs,
+            key_segments=runs,
+            gaps=mask is not None,
         )
     else:
         places = jnp.arange(tokens.shape[1])[None]
@@ -69,8 +79,11 @@ def decoder(
     return x, cache
 
 
-def segment_positions(segments: Int[Array, "batch time"]) -> Int[Array, "batch time"]:
-    """Each token's place in its own segment, where segments are runs of equal numbers; padding (0) has -1."""
+def segment_runs(
+    segments: Int[Array, "batch time"],
+) -> tuple[Int[Array, "batch time"], Int[Array, "batch time"]]:
+    """Each run of equal numbers by its own number, and each token's place in its run; padding (0) has 0 and -1."""
     index = jnp.arange(segments.shape[1])[None]
     starts = segments != jnp.pad(segments, ((0, 0), (1, 0)))[:, :-1]
-    return jnp.where(segments > 0, index - jax.lax.cummax(jnp.where(starts, index, 0), axis=1), -1)
+    places = index - jax.lax.cummax(jnp.where(starts, index, 0), axis=1)
+    return jnp.where(segments > 0, starts.cumsum(1), 0), jnp.where(segments > 0, places, -1)

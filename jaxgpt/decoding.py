@@ -57,12 +57,16 @@ def prefill(
 
 
 def choose(
-    rows: Rows, logits: Float[Array, "batch vocab"], settings: dict, ends: Bool[Array, "vocab"], vocab: Int[Array, ""]
+    rows: Rows,
+    logits: Float[Array, "batch vocab"],
+    settings: dict,
+    ends: Bool[Array, "vocab"],
+    known: Bool[Array, "vocab"],
 ) -> tuple[Rows, Float[Array, "batch"]]:
-    """Each row's next token, an id below `vocab`, and its log-probability in softmax(logits), before any filter."""
-    known = jnp.where(jnp.arange(logits.shape[1]) < vocab, logits, -jnp.inf)
+    """Each row's next token, one of the `known` ids, and its log-probability in softmax(logits), before any filter."""
+    possible = jnp.where(known, logits, -jnp.inf)
     keys = jax.vmap(jax.random.fold_in)(rows.key, rows.count)
-    token = sampling.choose(keys, known, settings, rows.seen).astype(jnp.int32)
+    token = sampling.choose(keys, possible, settings, rows.seen).astype(jnp.int32)
     logprob = jnp.take_along_axis(logits, token[:, None], 1)[:, 0] - jax.nn.logsumexp(logits, axis=-1)
     token = jnp.where(rows.ended, -1, token)
     index = jnp.arange(len(token))
@@ -80,7 +84,7 @@ def decode_chunk(
     rows: Rows,
     settings: dict,
     ends: Bool[Array, "vocab"],
-    vocab: Int[Array, ""],
+    known: Bool[Array, "vocab"],
     steps: Int[Array, ""],
     cfg: ModelConfig,
 ) -> tuple[KVCache, Rows, Int[Array, "batch chunk"], Float[Array, "batch chunk"]]:
@@ -94,7 +98,7 @@ def decode_chunk(
     def step(carry):
         cache, rows, tokens, logprobs, made = carry
         logits, cache = gpt.apply(params, rows.token[:, None], cfg, mask=~rows.ended[:, None], cache=cache)
-        rows, logprob = choose(rows, logits[:, 0], settings, ends, vocab)
+        rows, logprob = choose(rows, logits[:, 0], settings, ends, known)
         return cache, rows, tokens.at[:, made].set(rows.token), logprobs.at[:, made].set(logprob), made + 1
 
     nothing = jnp.full((batch, CHUNK), -1, jnp.int32), jnp.zeros((batch, CHUNK))

@@ -84,6 +84,7 @@ def generate_tokens(
     max_new_tokens: int,
     sampler: Sampler = GREEDY,
     end_tokens: Iterable[int] = (),
+    ids: Iterable[int] | None = None,
     key: Key[Array, ""] | None = None,
     num_samples: int = 1,
     logprobs: bool = False,
@@ -94,6 +95,7 @@ def generate_tokens(
     the same prompt stands above it decide what a row gets, not the other rows.
     When context_length tokens are in a row's context, the older half is dropped, the rest is encoded anew from
     position 0, and the row goes on.
+    ids: those that may be chosen (None: all below vocab_size).
     logprobs: return also each token's log-probability under the model itself, before penalty, temperature and filters.
     params: as from `gpt.init`; `model.prepare` them once if there are many calls.
     Raises ValueError, before any work, for a prompt that is empty or longer than context_length, and for an id beyond
@@ -104,8 +106,8 @@ def generate_tokens(
     key = jax.random.key(0) if key is None else key
     rows = len(prompts) * num_samples
     chunks = _chunks(
-        prepare(params, cfg), prompts, cfg, max_new_tokens, sampler, end_tokens, key, num_samples, cfg.vocab_size,
-        CHUNK, np.zeros(rows, bool),
+        prepare(params, cfg), prompts, cfg, max_new_tokens, sampler, end_tokens, key, num_samples,
+        range(cfg.vocab_size) if ids is None else ids, CHUNK, np.zeros(rows, bool),
     )  # fmt: skip
     tokens, scores = [[] for _ in range(rows)], [[] for _ in range(rows)]
     for chunk in chunks:
@@ -131,7 +133,7 @@ def _chunks(
     end_tokens: Iterable[int],
     key: Key[Array, ""],
     num_samples: int,
-    vocab_size: int,
+    ids: Iterable[int],
     chunk: int,
     stopped: np.ndarray,
 ) -> Iterator[_Chunk]:
@@ -144,6 +146,7 @@ def _chunks(
     slots = _bucket(used + max_new_tokens - 1, cfg)
     settings = sampler.settings()
     ends = jnp.zeros(cfg.vocab_size, bool).at[np.array(list(end_tokens), int)].set(True)
+    known = jnp.zeros(cfg.vocab_size, bool).at[np.array(list(ids), int)].set(True, mode="drop")
     seen = None
     if "repetition_penalty" in settings:
         seen = np.zeros((len(texts), cfg.vocab_size), bool)
@@ -154,7 +157,7 @@ def _chunks(
     logits, cache = prefill(params, _right(prompts, used), lengths[::num_samples], cfg, slots, num_samples)
     ended = jnp.zeros(len(texts), bool)
     rows = Rows(jnp.full(len(texts), -1), ended, _row_keys(key, texts), jnp.zeros(len(texts), int), seen)
-    rows, logprob = choose_first(rows, logits, settings, ends, vocab_size)
+    rows, logprob = choose_first(rows, logits, settings, ends, known)
     tokens, logprobs, made = rows.token[:, None], logprob[:, None], 1
     while True:
         tokens, logprobs = np.asarray(tokens), np.asarray(logprobs)
@@ -176,7 +179,7 @@ def _chunks(
             by = used - int(lengths[~ended].max())
             cache, used = shift_left(cache, by), used - by
         steps = min(chunk, max_new_tokens - made, slots - used)
-        cache, rows, tokens, logprobs = decode_chunk(params, cache, rows, settings, ends, vocab_size, steps, cfg)
+        cache, rows, tokens, logprobs = decode_chunk(params, cache, rows, settings, ends, known, steps, cfg)
         lengths, used, made = lengths + steps, used + steps, made + steps
 
 
@@ -227,7 +230,7 @@ def _pieces(
     stopped = np.zeros(len(texts), bool)
     chunks = _chunks(
         model.decode_params, ids, cfg, max_new_tokens, sampler, start, jax.random.key(seed), num_samples,
-        min(cfg.vocab_size, tokenizer.vocab_size), min(chunk, WATCHED_CHUNK) if stops else chunk, stopped,
+        tokenizer.ids, min(chunk, WATCHED_CHUNK) if stops else chunk, stopped,
     )  # fmt: skip
 
     def pieces():

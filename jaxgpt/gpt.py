@@ -8,8 +8,8 @@ from jaxgpt import params as P
 from jaxgpt.attention import KVCache
 from jaxgpt.config import ModelConfig
 from jaxgpt.decoder import decoder, decoder_params
-from jaxgpt.feedforward import linear, linear_params
-from jaxgpt.sharding import constrain
+from jaxgpt.feedforward import linear_params
+from jaxgpt.sharding import constrain, time_is_cut
 
 
 def declare(cfg: ModelConfig) -> dict:
@@ -43,12 +43,10 @@ def hidden(
 def head(params: dict, x: Float[Array, "batch time d_model"], cfg: ModelConfig) -> Float[Array, "batch time vocab"]:
     """Hidden states to float32 logits."""
     params = P.cast({name: params[name] for name in ("embedding", "head") if name in params}, cfg.dtype)
-    if cfg.tie_embeddings:
-        flat = x.reshape(-1, cfg.d_model)
-        logits = jnp.einsum("ND,VD->NV", flat, params["embedding"]["token"], preferred_element_type=jnp.float32)
-        logits = logits.reshape(*x.shape[:2], -1)
-    else:
-        logits = linear(params["head"], x).astype(jnp.float32)
+    matrix, letters = (params["embedding"]["token"], "VD") if cfg.tie_embeddings else (params["head"]["kernel"], "DV")
+    rows = x if time_is_cut() else x.reshape(-1, cfg.d_model)  # as in `linear`
+    logits = jnp.einsum(f"...D,{letters}->...V", rows, matrix, preferred_element_type=jnp.float32)
+    logits = logits.reshape(*x.shape[:2], -1)
     return constrain(logits, "batch", "time", "vocab")
 
 

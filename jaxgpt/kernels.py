@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxgpt.sharding import ACTIVATIONS, spec, time_is_cut
+from jaxgpt.sharding import ACTIVATIONS, cut_axes, spec, time_is_cut
 
 
 def choose(wanted: str, query, key, mask, *, plain: bool) -> str:
@@ -53,6 +53,8 @@ def _obstacle(kernel: str, query, mask, plain: bool) -> str | None:
             return f"dtype is {query.dtype}, not bfloat16 or float16"
         if head_dim % 8 or head_dim > 128:
             return f"head_dim={head_dim} is not a multiple of 8 up to 128"
+    if kernel == "splash" and mask.window is not None and mask.gaps:
+        return "padding may stand inside the window, which this kernel counts in slots"
     if kernel == "splash" and time % 128:
         return f"the length {time} is not a multiple of 128"
     return None
@@ -100,7 +102,7 @@ def splash(
         return out.swapaxes(1, 2).astype(query.dtype)
 
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1:
+    if not cut_axes(mesh):
         return one_device(query, key, value, mask.query_segments)
     place = functools.partial(spec, mesh=mesh, rules=ACTIVATIONS)
     queries = place(("batch", None, "heads", None), query.shape)

@@ -106,6 +106,7 @@ def top_p(logits: Float[Array, "batch vocab"], p: Number) -> Float[Array, "batch
 
     Source: Holtzman et al. 2020, section 3.1.
     """
+    p = jnp.maximum(p, jnp.finfo(jnp.float32).tiny)  # 0 would keep none
     weights = jax.nn.softmax(logits, axis=-1)
     kept, last = _fewest(logits, lambda kept: jnp.where(kept, weights, 0).sum(-1) >= p)
     above = jnp.where(kept & ~last, weights, 0).sum(-1, keepdims=True)

@@ -62,16 +62,26 @@ def make_mesh(config: MeshConfig = MeshConfig(), devices: list | None = None) ->
     return Mesh(grid, tuple(axes), axis_types=(AxisType.Auto,) * len(axes))
 
 
+def cut_axes(mesh) -> dict[str, int]:
+    """The mesh axes of more than one device that the compiler cuts arrays along, with their sizes.
+
+    Not those of a `shard_map` around the caller: what it passes in is cut along them already.
+    """
+    kinds = zip(mesh.axis_names, mesh.axis_types, strict=True)
+    return {name: mesh.shape[name] for name, kind in kinds if kind == AxisType.Auto and mesh.shape[name] > 1}
+
+
 def spec(axes: tuple[str | None, ...], shape: tuple[int, ...], mesh, rules=RULES) -> PartitionSpec:
     """Mesh axes for an array with these logical axes. Raises KeyError for a name that is not in the table."""
+    cut = cut_axes(mesh)
     out, used = [], set()
     for name, size in zip(axes, shape, strict=True):
         taken, parts = [], 1
         for axis in rules[name] if name is not None else ():
-            if axis not in used and mesh.shape[axis] > 1 and size % (parts * mesh.shape[axis]) == 0:
+            if axis in cut and axis not in used and size % (parts * cut[axis]) == 0:
                 taken.append(axis)
                 used.add(axis)
-                parts *= mesh.shape[axis]
+                parts *= cut[axis]
         out.append(tuple(taken) or None)
     return PartitionSpec(*out)
 
@@ -84,15 +94,14 @@ def named(axes: tuple[str | None, ...], shape: tuple[int, ...], mesh: Mesh) -> N
 def constrain(x: Array, *axes: str | None) -> Array:
     """Keep an activation cut along these logical axes on the mesh in use; without a mesh, `x` as it is."""
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1:
+    if not cut_axes(mesh):
         return x
     return jax.lax.with_sharding_constraint(x, spec(axes, x.shape, mesh, ACTIVATIONS))
 
 
 def time_is_cut() -> bool:
     """Whether the mesh in use cuts sequences into parts."""
-    mesh = jax.sharding.get_abstract_mesh()
-    return not mesh.empty and mesh.shape["sequence"] > 1
+    return "sequence" in cut_axes(jax.sharding.get_abstract_mesh())
 
 
 def place(batch: PyTree, mesh: Mesh, axes: tuple[str | None, ...]) -> PyTree[Array]:

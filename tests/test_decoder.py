@@ -8,7 +8,7 @@ from tiny import SCHEMES, apply, draw, draw_tokens
 
 from jaxgpt import gpt
 from jaxgpt.attention import KVCache
-from jaxgpt.decoder import decoder, segment_positions
+from jaxgpt.decoder import decoder, segment_runs
 
 CONFIGS = {name: replace(cfg, n_layers=1) for name, cfg in SCHEMES.items()}
 CONFIGS["window"] = replace(CONFIGS["rotary"], window=4, n_layers=2)
@@ -121,10 +121,10 @@ def test_the_window_is_a_reach_in_tokens():
     assert heard.tolist() == [5, 6, 7, 8, 9, 10, 11]
 
 
-def test_segment_positions_count_each_run_from_zero():
+def test_segment_runs_count_each_run_from_zero():
     segments = jnp.array([[1, 1, 1, 2, 3, 3, 0], [0, 0, 5, 5, 1, 0, 0], [7, 7, 7, 7, 7, 7, 7]])
     wanted = [[0, 1, 2, 0, 0, 1, -1], [-1, -1, 0, 1, 0, -1, -1], [0, 1, 2, 3, 4, 5, 6]]
-    np.testing.assert_array_equal(segment_positions(segments), wanted)
+    np.testing.assert_array_equal(segment_runs(segments)[1], wanted)
 
 
 def test_segments_come_alone():

@@ -139,7 +139,7 @@ def first_state(params, prompts, ends, slots=19):
         None,
     )
     is_end = jnp.zeros(23, bool).at[jnp.array(ends, int)].set(True)
-    return cache, decoding.choose_first(rows, logits, {"temperature": 1.0}, is_end, 23)[0], is_end
+    return cache, decoding.choose_first(rows, logits, {"temperature": 1.0}, is_end, jnp.ones(23, bool))[0], is_end
 
 
 def test_the_compiled_loop_stops_when_all_rows_have_ended(params):
@@ -148,7 +148,9 @@ def test_the_compiled_loop_stops_when_all_rows_have_ended(params):
     ends = [free[0][2], free[1][4]]
     needed = max(next(i for i, token in enumerate(row) if token in ends) for row in free)
     cache, rows, is_end = first_state(ready, prompts, ends)
-    cache, rows, tokens, _ = decoding.decode_chunk(ready, cache, rows, {"temperature": 1.0}, is_end, 23, 15, TINY)
+    cache, rows, tokens, _ = decoding.decode_chunk(
+        ready, cache, rows, {"temperature": 1.0}, is_end, jnp.ones(23, bool), 15, TINY
+    )
     assert rows.ended.all()
     assert int(cache.used) == 3 + needed
     assert (tokens[:, needed:] == -1).all()
@@ -158,7 +160,7 @@ def test_the_decode_step_writes_its_cache_in_place(params):
     ready = prepare(params, TINY)
     cache, rows, is_end = first_state(ready, [[1, 2, 3]], [])
     before = [x.unsafe_buffer_pointer() for x in cache.key]
-    after, *_ = decoding.decode_chunk(ready, cache, rows, {"temperature": 1.0}, is_end, 23, 4, TINY)
+    after, *_ = decoding.decode_chunk(ready, cache, rows, {"temperature": 1.0}, is_end, jnp.ones(23, bool), 4, TINY)
     assert all(x.is_deleted() for x in (*cache.key, *cache.value))
     assert [x.unsafe_buffer_pointer() for x in after.key] == before
 

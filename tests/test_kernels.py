@@ -136,7 +136,7 @@ def test_splash_on_a_mesh_pairs_each_query_head_with_its_own_kv_head(mesh, kv_he
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_a_padded_model_on_splash_is_the_plain_one(monkeypatch, side):
     """The whole path a TPU takes: `choose`, the mask's segments, the kernel (interpreted)."""
-    cfg = replace(TINY, context_length=128, n_layers=1, head_dim=8, window=30)
+    cfg = replace(TINY, context_length=128, n_layers=1, head_dim=8, window=None)
     params, tokens = draw(gpt.declare(cfg)), draw_tokens(cfg, 2, 128)
     real = np.ones((2, 128), bool)
     real[1, slice(0, 37) if side == "left" else slice(91, 128)] = False

@@ -3,7 +3,7 @@
 import json
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Collection, Container, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from operator import index
 from pathlib import Path
@@ -27,6 +27,11 @@ class Tokenizer(ABC):
     @abstractmethod
     def vocab_size(self) -> int:
         """One more than the largest id."""
+
+    @property
+    def ids(self) -> Collection[int]:
+        """The ids that stand for a token: all below vocab_size, but for gaps."""
+        return range(self.vocab_size)
 
     @property
     def special_tokens(self) -> dict[str, int]:

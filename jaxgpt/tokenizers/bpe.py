@@ -31,7 +31,7 @@ class BPETokenizer(Tokenizer):
 
     def __init__(self, encoding: tiktoken.Encoding):
         self.encoding = encoding
-        self._assigned = {*self.ranks.values(), *self.special_tokens.values()}
+        self._assigned = frozenset([*self.ranks.values(), *self.special_tokens.values()])
 
     @classmethod
     def train(cls, texts: str | Iterable[str], vocab_size: int) -> "BPETokenizer":
@@ -81,6 +81,10 @@ class BPETokenizer(Tokenizer):
     @property
     def vocab_size(self) -> int:
         return self.encoding.max_token_value + 1
+
+    @property
+    def ids(self) -> frozenset[int]:
+        return self._assigned
 
     @property
     def special_tokens(self) -> dict[str, int]:

@@ -35,13 +35,17 @@ class JSONTokenizer(Tokenizer):
             for token_id, token in self.library.get_added_tokens_decoder().items()
             if token.special
         }
-        self._recognising = {frozenset(): self.library}
+        self._recognising = {}
         falls_back_to_bytes = "ByteFallback" in json.dumps(json.loads(definition).get("decoder"))
         self._bytes = {i for token, i in self._ids.items() if falls_back_to_bytes and _BYTE.fullmatch(token)}
 
     @property
     def vocab_size(self) -> int:
         return max(self._assigned) + 1
+
+    @property
+    def ids(self) -> frozenset[int]:
+        return self._assigned
 
     @property
     def special_tokens(self) -> dict[str, int]:
@@ -90,10 +94,24 @@ class JSONTokenizer(Tokenizer):
         if allowed not in self._recognising:
             # The library recognises all or none; a token that is not special is always recognised, with the same id.
             definition = json.loads(self.definition)
-            for token in definition["added_tokens"]:
-                token["special"] &= token["content"] not in allowed
+            others = self._special_tokens.keys() - allowed - {definition["model"].get("unk_token")}
+            added = [token for token in definition["added_tokens"] if token["content"] not in others]
+            definition["added_tokens"] = [t | {"special": t["special"] and t["content"] not in allowed} for t in added]
+            definition["post_processor"] = None  # it may name the others
+            _hide(definition["model"], others)
             self._recognising[allowed] = _parse(json.dumps(definition))
         return self._recognising[allowed]
+
+
+def _hide(model: dict[str, Any], tokens: AbstractSet[str]) -> None:
+    """Rename tokens within the vocabulary, ids kept: a Unigram or WordLevel model would spell text with them."""
+    vocab = model["vocab"]
+    if isinstance(vocab, dict):
+        for token in tokens & vocab.keys():
+            vocab[f"\0{token}\0"] = vocab.pop(token)
+    else:
+        for piece in vocab:
+            piece[0] = f"\0{piece[0]}\0" if piece[0] in tokens else piece[0]
 
 
 def _eos_token(config: Path) -> str | None:

@@ -114,6 +114,7 @@ def sample(params, tokenizer: Tokenizer, config: TrainConfig, step: int) -> str:
         max_new_tokens=loop.sample_tokens,
         sampler=Sampler(temperature=0.8, top_k=200),
         end_tokens=() if tokenizer.end_of_text is None else (tokenizer.end_of_text,),
+        ids=tokenizer.ids,
         key=key,
     )[0]
     return f"--- a sample after {step} steps ---\n{loop.sample_prompt}{tokenizer.decode(tokens)}\n---"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from jaxgpt.training.config import TrainConfig
 from jaxgpt.training.metrics import MetricsFile, flops_per_token, peak_flops, read_rows, validation_metrics
@@ -28,8 +29,10 @@ class Report:
     def __init__(self, run: Path, config: TrainConfig, start: int, bytes_per_token: float):
         self._run, self._config, self._bytes_per_token = run, config, bytes_per_token
         self._file = MetricsFile(run, start, config.train.tensorboard)
-        self._display = Display(start, config.train.steps)
-        self._schedule = make_schedule(config.optimizer, config.train.steps)
+        steps = config.train.steps
+        self._display = Display(start, steps)
+        # All at once: a rate computed on the way would queue behind the steps in flight.
+        self._rates = jax.device_get(jax.vmap(make_schedule(config.optimizer, steps))(jnp.arange(steps)))
         self._pending: tuple[int, int, dict[str, jax.Array]] | None = None
         self._row: dict[str, Any] = {}
         self._speed, self._clock, self._plotted = 0.0, time.perf_counter(), time.perf_counter()
@@ -101,7 +104,7 @@ class Report:
 
     def _training_row(self, step: int, loss: float, grad_norm: float) -> dict[str, Any]:
         row = {"step": step, "train_loss": loss, "train_perplexity": math.exp(min(loss, 700.0))}
-        row |= {"grad_norm": grad_norm, "learning_rate": float(self._schedule(step - 1))}
+        row |= {"grad_norm": grad_norm, "learning_rate": float(self._rates[step - 1])}
         row["tokens_per_second"] = round(self._speed, 1)
         if self._peak is not None:
             row["mfu"] = self._speed * flops_per_token(self._config.model) / self._peak
