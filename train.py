@@ -36,11 +36,9 @@ def train(config: TrainConfig) -> None:
     config = directory.start_from(config)
     run = directory.claim(config)
 
-    # Text -> tokens, memory-mapped; the tokenizer goes where the model's readers look for it.
+    # Text -> tokens, memory-mapped.
     dataset = data.prepare(config.data, run / "data")
-    dataset.tokenizer.save(run)
     config = directory.settle(config, dataset.tokenizer.vocab_size)
-    directory.write_config(run, config)
     sample_start(config, dataset.tokenizer)  # a prompt that can't be used is refused here
     batches = training_batches(config, dataset.train)
     loop, model = config.train, config.model
@@ -52,7 +50,8 @@ def train(config: TrainConfig) -> None:
     evaluate = evaluator(config, dataset.validation, causal_lm, mesh)
 
     with jax.set_mesh(mesh), StopRequest() as stop, Checkpoints(run / directory.CHECKPOINTS, loop.keep) as checkpoints:
-        state = restore_or_init(config, checkpoints, declarations, optimizer, mesh)
+        state = restore_or_init(config, checkpoints, declarations, optimizer, mesh, dataset.identity)
+        directory.write(run, config, dataset.tokenizer)
         first = int(state.step)
         with Report(run, config, first, dataset.validation_bytes / len(dataset.validation)) as report:
             report.say(f"{params.count(declarations):,} parameters on {mesh.size} {jax.devices()[0].device_kind}")
@@ -65,15 +64,17 @@ def train(config: TrainConfig) -> None:
                 val_loss, last, stopping = NOT_EVALUATED, end == loop.steps, bool(stop)
                 if last or end % loop.eval_every == 0:
                     with report.pause():
-                        val_loss = evaluate(state.params, loop.final_eval_batches if last else loop.eval_batches)
-                    report.evaluated(end, val_loss)
+                        val_loss = evaluate(state.params, loop.eval_batches)  # checkpoints compare by the same batches
+                        told = evaluate(state.params, loop.final_eval_batches) if last else val_loss
+                    report.evaluated(end, told)
                 if last or stopping or end % (loop.save_every or loop.eval_every) == 0:
                     with report.pause():  # having seen every step so far: one that went wrong is never saved
-                        checkpoints.save(state, {"data_position": end, "config": dataclasses.asdict(config)}, val_loss)
+                        checkpoints.save(state, dataset.identity, dataclasses.asdict(config), val_loss)
                 if last or (loop.sample_every and end % loop.sample_every == 0):
                     with report.pause():
                         report.say(sample(state.params, dataset.tokenizer, config, end))
                 if stopping and not last:
+                    checkpoints.wait()  # on disk before it is said
                     report.say(f"SIGTERM: saved step {end}; the same command goes on from there")
                     break
             report.plot()

@@ -28,13 +28,12 @@ TOKENIZER = CharTokenizer.train(["abcdefghijklmnopqrstuvw"])
 def run(tmp_path_factory):
     """A run directory whose better checkpoint is not the newest."""
     folder = tmp_path_factory.mktemp("run")
-    TOKENIZER.save(folder)
-    directory.write_config(folder, TrainConfig(model=CFG))
+    directory.write(folder, TrainConfig(model=CFG), TOKENIZER)
     with Checkpoints(folder / directory.CHECKPOINTS) as checkpoints:
         for step, val_loss in ((1, 1.0), (2, 2.0)):
             params = draw(gpt.declare(CFG), step)
             checkpoints.save(
-                TrainState(jnp.array(step), params, {"count": jnp.zeros(())}, jax.random.key(0)), {}, val_loss
+                TrainState(jnp.array(step), params, {"count": jnp.zeros(())}, jax.random.key(0)), "text", {}, val_loss
             )
         checkpoints.wait()
     return folder
@@ -62,8 +61,7 @@ def test_a_loaded_model_is_the_best_checkpoint_and_its_tokenizer(run):
 def test_what_is_no_run_directory_is_not_loaded(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"found no train_config\.json, expected a run directory"):
         jaxgpt.load(tmp_path)
-    directory.write_config(tmp_path, TrainConfig(model=CFG))
-    TOKENIZER.save(tmp_path)
+    directory.write(tmp_path, TrainConfig(model=CFG), TOKENIZER)
     with pytest.raises(FileNotFoundError, match="found no such folder, expected the checkpoints of a run"):
         jaxgpt.load(tmp_path)
 

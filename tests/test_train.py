@@ -1,5 +1,6 @@
 """train.py as its user runs it: from text to a run directory, through signals, kills, damage and mistakes."""
 
+import copy
 import json
 import os
 import random
@@ -10,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from damage import cut, flip_a_byte
 
@@ -46,8 +48,8 @@ class Runner:
         self.folder, self.text = folder, folder / "text.txt"
         draw = random.Random(1)
         self.text.write_text(" ".join(draw.choice(WORDS.split()) for _ in range(4000)))
-        flags = "--xla_force_host_platform_device_count=1 --xla_backend_optimization_level=0"
-        self.env = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)}
+        flags = "--xla_force_host_platform_device_count={} --xla_backend_optimization_level=0"
+        self.env = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags.format(1), "PYTHONPATH": str(ROOT)}
         self.env |= {"JAX_COMPILATION_CACHE_DIR": str(folder / "xla"), "COLUMNS": "200", "NO_COLOR": "1"}
 
     def start(self, out, *options, **fields):
@@ -64,6 +66,12 @@ class Runner:
         finally:
             process.kill()
         return process.returncode, stdout, stderr
+
+    def on(self, devices):
+        """The same runner on so many simulated devices."""
+        other = copy.copy(self)
+        other.env = self.env | {"XLA_FLAGS": re.sub(r"count=\d+", f"count={devices}", self.env["XLA_FLAGS"])}
+        return other
 
     def finish(self, out, *options, **fields):
         code, stdout, stderr = self.run(out, *options, **fields)
@@ -145,8 +153,45 @@ def test_a_run_leaves_its_files_and_its_loss_falls(finished):
 def test_a_finished_run_has_nothing_left_to_do(runner, finished):
     run, _ = finished
     before = losses(run)
-    assert "resuming from step 60" in runner.finish("finished")
+    assert "finished before: all 60 steps are made\n" in runner.finish("finished")
     assert losses(run) == before
+
+
+def test_another_text_is_refused_though_it_has_as_many_tokens_and_loses_nothing(runner, finished):
+    run = runner.folder / "same_size"
+    text = runner.folder / "same_size.txt"
+    text.write_text(runner.text.read_text())
+    runner.finish("same_size", **{"data.path": text})
+    before = losses(run)
+    for old, new in (("a", "#"), ("the", "the!")):  # the second changes the vocabulary's size too
+        text.write_text(runner.text.read_text().replace(old, new))
+        message = runner.refuse("same_size", **{"data.path": text})
+        assert re.search(r"model\.vocab_size|data\.path: found other tokens than checkpoint 60 of", message), message
+        assert losses(run) == before
+        assert newest_step(run) == 60
+    text.write_text(runner.text.read_text())
+    os.utime(text, (1, 1))  # the same text at another time is the same text
+    assert "finished before" in runner.finish("same_size", **{"data.path": text})
+    assert losses(run) == losses(finished[0])
+
+
+def test_a_run_goes_on_on_another_mesh_to_the_same_numbers(runner, finished):
+    for name, mesh in (("fsdp_tensor", {"mesh.fsdp": 2, "mesh.tensor": 2}), ("sequence", {"mesh.sequence": 4})):
+        run = runner.folder / name
+        subprocess.run(["cp", "-r", str(finished[0]), str(run)], check=True)
+        subprocess.run(["rm", "-r", str(run / "checkpoints" / "60")], check=True)
+        assert "resuming from step 50\n" in runner.on(4).finish(name, **mesh)
+        found, wanted = (np.array(losses(path), float) for path in (run, finished[0]))
+        np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_every_way_to_train_runs_to_its_end(runner):
+    fields = {"train.steps": 20, "train.eval_every": 10, "train.sample_every": 5, "train.accumulation": 2}
+    fields |= {"data.sampling": "epochs", "model.dtype": "bfloat16", "model.vocab_size": 64, "data.stride": 3}
+    stdout = runner.finish("every_way", "--train.tensorboard", **fields)
+    assert [int(n) for n in re.findall(r"a sample after (\d+) steps", stdout)] == [5, 10, 15, 20]
+    assert list((runner.folder / "every_way" / "tensorboard").iterdir())
+    assert json.loads((runner.folder / "every_way" / "train_config.json").read_text())["model"]["vocab_size"] == 64
 
 
 def test_sigterm_saves_and_the_same_command_goes_on_to_the_same_numbers(runner, long_run):
@@ -220,7 +265,7 @@ def test_a_damaged_newest_checkpoint_is_stepped_over(runner, finished, damage, s
     damage(run / "checkpoints" / "60")
     stdout = runner.finish(run.name)
     assert f"checkpoint {step} is damaged (" in stdout
-    assert f"resuming from step {50 if step == 60 else 60}\n" in stdout
+    assert ("resuming from step 50\n" if step == 60 else "finished before: all 60 steps are made\n") in stdout
     assert losses(run) == losses(finished[0])
     assert newest_step(run) == 60
 

@@ -1,6 +1,7 @@
 """Text to tokens, once: a folder with the tokenizer and the shards of both parts, built again when anything changed."""
 
 import hashlib
+import json
 import shutil
 from array import array
 from collections.abc import Callable, Iterable, Iterator
@@ -31,6 +32,8 @@ class Dataset:
     """UTF-8 bytes of the training text: with the number of its tokens, what bits per byte needs."""
     validation_bytes: int
     """UTF-8 bytes of the validation text."""
+    identity: str
+    """A hash of tokenizer and tokens: the same for the same, wherever and whenever they were made."""
 
 
 def prepare(config: DataConfig, cache: Path, log: Callable[[str], None] = print) -> Dataset:
@@ -75,18 +78,26 @@ def _stats(paths: list[Path]) -> list[list[Any]]:
 
 
 def _fingerprint(recipe: dict[str, Any], cache: Path) -> dict[str, Any]:
-    saved = sorted(path for path in (cache / "tokenizer").rglob("*") if path.is_file())
-    return recipe | {
-        "the saved tokenizer": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in saved}
-    }
+    return recipe | {"the saved tokenizer": _hashes(cache / "tokenizer")}
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    saved = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in saved}
 
 
 def _open(cache: Path, recipe: dict[str, Any]) -> Dataset:
     fingerprint = _fingerprint(recipe, cache)
     train, train_header = read_shard(cache / "train", fingerprint)
     validation, validation_header = read_shard(cache / "validation", fingerprint)
+    contents = [_hashes(cache / "tokenizer"), train_header.crc32, validation_header.crc32]
     return Dataset(
-        tokenizers.load(cache / "tokenizer"), train, validation, train_header.text_bytes, validation_header.text_bytes
+        tokenizers.load(cache / "tokenizer"),
+        train,
+        validation,
+        train_header.text_bytes,
+        validation_header.text_bytes,
+        hashlib.sha256(json.dumps(contents).encode()).hexdigest(),
     )
 
 

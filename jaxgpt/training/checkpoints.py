@@ -34,12 +34,15 @@ class Checkpoints:
         )
         self._manager = ocp.CheckpointManager(self._folder, options=options)
 
-    def save(self, state: TrainState, run: dict[str, Any], val_loss: float = NOT_EVALUATED) -> None:
-        """Write the state in the background, with what else describes the run; returns when it may be donated."""
+    def save(self, state: TrainState, data: str, config: dict[str, Any], val_loss: float = NOT_EVALUATED) -> None:
+        """Write the state in the background, its data's identity and config beside it; returns when it may be donated.
+
+        Its step is also its position in the data.
+        """
         step = int(state.step)
         key = jax.random.key_data(state.key)
         sums = {"params": int(checksum(state.params)), "rest": int(checksum((state.optimizer, key)))}
-        run = run | {"checksum": sums, "key": key.tolist()}
+        run = {"checksum": sums, "key": key.tolist(), "data": data, "config": config}
         items = ocp.args.Composite(
             params=ocp.args.StandardSave(state.params),
             optimizer=ocp.args.StandardSave(state.optimizer),
@@ -48,27 +51,41 @@ class Checkpoints:
         if not self._manager.save(step, args=items, metrics={"val_loss": val_loss}):
             raise FileExistsError(f"{self._folder}: found a checkpoint of step {step} or later, saved nothing")
 
-    def restore(self, abstract: TrainState) -> TrainState | None:
-        """The state of the newest whole checkpoint, placed as `abstract` says; None if there is none.
+    def restore(self, abstract: TrainState, data: str) -> TrainState | None:
+        """The state of the newest whole checkpoint, placed as `abstract` says; None if there are no checkpoints.
 
         A damaged one is named, set aside as damaged-N and stepped over, so that its step can be saved again.
+        Raises ValueError if it learnt from other data than this, or if all are damaged; then none is set aside.
         """
+        damaged = []
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
-                return self._read(step, abstract)
+                run = self._manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore()))["run"]
+                state = self._read(step, abstract, run) if run["data"] == data else None
             except Exception as error:  # Orbax raises a bare Exception for a truncated file, KeyError for a lost one
                 self._log(f"checkpoint {step} is damaged ({_first_line(error)}): stepping over it")
-                self._set_aside(step)
+                damaged.append(step)
+                continue
+            if state is None:
+                raise ValueError(
+                    f"data.path: found other tokens than checkpoint {step} of {self._folder} learnt from, expected the "
+                    "same text and tokenizer, another --out, or --no-resume to start over"
+                )
+            for bad in damaged:
+                self._set_aside(bad)
+            return state
+        if damaged:
+            raise ValueError(
+                f"out: found only damaged checkpoints in {self._folder}, expected a whole one, or --no-resume"
+            )
         return None
 
-    def _read(self, step: int, abstract: TrainState) -> TrainState:
+    def _read(self, step: int, abstract: TrainState, run: dict[str, Any]) -> TrainState:
         items = ocp.args.Composite(
             params=ocp.args.StandardRestore(abstract.params),
             optimizer=ocp.args.StandardRestore(abstract.optimizer),
-            run=ocp.args.JsonRestore(),
         )
         found = self._manager.restore(step, args=items)
-        run = found["run"]
         key = jnp.array(run["key"], jnp.uint32)
         _verify(found["params"], run["checksum"]["params"])
         _verify((found["optimizer"], key), run["checksum"]["rest"])
@@ -109,7 +126,7 @@ def restore_params(folder: Path, abstract: PyTree[jax.ShapeDtypeStruct], log=pri
                 _verify(found["params"], found["run"]["checksum"]["params"])
                 return found["params"]
             except Exception as error:
-                log(f"checkpoint {step} is damaged ({_first_line(error)}): stepping over it")
+                log(f"checkpoint {step} can't be read ({_first_line(error)}): stepping over it")
     raise FileNotFoundError(f"{folder}: found no whole checkpoint")
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from jaxgpt import tokenizers
+from jaxgpt.tokenizers import Tokenizer
 from jaxgpt.training.config import TrainConfig, differences, from_json, to_json
 
 CONFIG_FILE = "train_config.json"
@@ -20,11 +21,17 @@ def read_config(folder: Path) -> TrainConfig:
     return from_json(file.read_text())
 
 
-def write_config(folder: Path, config: TrainConfig) -> None:
-    """Put the config beside the run's results, whole or not at all."""
+def write(folder: Path, config: TrainConfig, tokenizer: Tokenizer) -> None:
+    """Put the config and the tokenizer where the readers of a run look for them, each whole or not at all."""
+    tokenizer.save(folder)
     beside = folder / f".{CONFIG_FILE}"
     beside.write_text(to_json(config))
     os.replace(beside, folder / CONFIG_FILE)
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether the run in `folder` has saved something to go on from."""
+    return any(path.name.isdigit() for path in (folder / CHECKPOINTS).glob("*"))
 
 
 def claim(config: TrainConfig, log: Callable[[str], None] = print) -> Path:
@@ -38,13 +45,15 @@ def claim(config: TrainConfig, log: Callable[[str], None] = print) -> Path:
         raise ValueError("init_from: found the run directory (out) itself, expected another run")
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"out: found the file {folder}, expected a folder or a new name")
-    if (folder / CONFIG_FILE).is_file():
-        if not config.resume:
+    if not config.resume:
+        if (folder / CONFIG_FILE).is_file() or has_checkpoint(folder):
             aside = next(p for i in range(1, 10**6) if not (p := folder.with_name(f"{folder.name}.{i}")).exists())
             folder.rename(aside)
             log(f"out: moved the run in {folder} to {aside}")
+    elif has_checkpoint(folder):
         # The saved config's model has grown to its tokenizer's vocabulary; so must this one's before they compare.
-        elif different := differences(read_config(folder), settle(config, tokenizers.load(folder).vocab_size)):
+        different = differences(read_config(folder), settle(config, tokenizers.load(folder).vocab_size))
+        if different:
             raise ValueError(
                 f"out: found a run of another config in {folder} ({'; '.join(different)}), expected the same config, "
                 "another --out, or --no-resume to move it aside and start over"
@@ -54,10 +63,17 @@ def claim(config: TrainConfig, log: Callable[[str], None] = print) -> Path:
 
 
 def start_from(config: TrainConfig) -> TrainConfig:
-    """The config with the architecture and tokenizer of the run that init_from names; how to compute stays config's."""
+    """The config with the architecture and tokenizer of the run that init_from names; how to compute stays config's.
+
+    A run that goes on needs its own directory only. Raises ValueError where the run named has no checkpoint.
+    """
     if config.init_from is None:
         return config
-    source = read_config(Path(config.init_from)).model
+    goes_on = config.resume and has_checkpoint(Path(config.out))
+    folder = Path(config.out if goes_on else config.init_from)
+    source = read_config(folder).model
+    if not has_checkpoint(folder):
+        raise ValueError(f"init_from: found no checkpoint in {folder}, expected a run that has saved one")
     how = {name: getattr(config.model, name) for name in ("dropout", "dtype", "attention", "scan_layers", "remat")}
     model = dataclasses.replace(source, **how)
     data = dataclasses.replace(config.data, tokenizer=f"saved:{config.init_from}")

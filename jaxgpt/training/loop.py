@@ -30,11 +30,16 @@ def restore_or_init(
     declarations: P.Declarations,
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
+    data: str,
 ) -> TrainState:
-    """The newest whole checkpoint's state; without one, step 0 with fresh parameters or those of init_from."""
-    restored = checkpoints.restore(abstract_state(declarations, optimizer, mesh))
+    """The newest whole checkpoint's state; without one, step 0 with fresh parameters or those of init_from.
+
+    data: the identity of the tokens that it must have learnt from.
+    """
+    restored = checkpoints.restore(abstract_state(declarations, optimizer, mesh), data)
     if restored is not None:
-        print(f"resuming from step {int(restored.step)}")
+        step, steps = int(restored.step), config.train.steps
+        print(f"finished before: all {steps} steps are made" if step == steps else f"resuming from step {step}")
         return restored
     state = init_state(jax.random.key(config.train.seed), declarations, optimizer, mesh)
     if config.init_from is not None:

@@ -40,7 +40,7 @@ def abstract(mesh=ALONE):
 def save(folder, steps, keep=2, losses=None):
     with Checkpoints(folder, keep) as checkpoints:
         for step in steps:
-            checkpoints.save(state_at(step), {"data_position": step}, NOT_EVALUATED if losses is None else losses[step])
+            checkpoints.save(state_at(step), "text", {}, NOT_EVALUATED if losses is None else losses[step])
         checkpoints.wait()
     return folder
 
@@ -52,7 +52,7 @@ def steps_in(folder):
 def restored(folder, mesh=ALONE):
     said = []
     with Checkpoints(folder, log=said.append) as checkpoints:
-        return checkpoints.restore(abstract(mesh)), said
+        return checkpoints.restore(abstract(mesh), "text"), said
 
 
 def assert_state(found, step):
@@ -99,11 +99,11 @@ def test_the_newest_and_the_best_are_kept(tmp_path):
 
 def test_a_step_is_saved_once(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(state_at(4), {})
+        checkpoints.save(state_at(4), "text", {})
         checkpoints.wait()
         for step in (4, 3):
             with pytest.raises(FileExistsError, match=f"found a checkpoint of step {step} or later, saved nothing"):
-                checkpoints.save(state_at(step), {})
+                checkpoints.save(state_at(step), "text", {})
 
 
 @pytest.mark.parametrize("damage", [flip_a_byte, cut, empty, change_the_key])
@@ -121,13 +121,22 @@ def test_a_damaged_checkpoint_is_stepped_over_set_aside_and_made_again(tmp_path,
     assert_state(restored(tmp_path)[0], 6)
 
 
-def test_all_damaged_is_as_none(tmp_path):
+def test_all_damaged_is_refused_and_nothing_moved(tmp_path):
     save(tmp_path, [3, 6])
     cut(tmp_path / "3")
     empty(tmp_path / "6")
-    found, said = restored(tmp_path)
-    assert found is None
-    assert len(said) == 2
+    with pytest.raises(ValueError, match=r"out: found only damaged checkpoints in .*, expected a whole one"):
+        restored(tmp_path)
+    assert steps_in(tmp_path) == [3, 6]
+
+
+def test_other_data_is_refused_whatever_the_shapes_and_nothing_moved(tmp_path):
+    save(tmp_path, [3, 6])
+    other = abstract_state(gpt.declare(replace(CFG, vocab_size=40)), OPTIMIZER, make_mesh())
+    with Checkpoints(tmp_path) as checkpoints:
+        with pytest.raises(ValueError, match=r"data\.path: found other tokens than checkpoint 6 of .* learnt from"):
+            checkpoints.restore(other, "another text")
+        assert_state(checkpoints.restore(abstract(), "text"), 6)
 
 
 def change_the_parameters(folder):

@@ -18,8 +18,8 @@ def config_of(folder, **changes):
 def started(config):
     """As train.py does it."""
     folder = directory.claim(config)
-    TOKENIZER.save(folder)
-    directory.write_config(folder, directory.settle(config, TOKENIZER.vocab_size))
+    directory.write(folder, directory.settle(config, TOKENIZER.vocab_size), TOKENIZER)
+    (folder / "checkpoints" / "10").mkdir(parents=True)
     return folder
 
 
@@ -58,6 +58,22 @@ def test_without_resuming_the_old_run_is_moved_aside_whole(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["run", "run.1", "run.2"]
 
 
+def test_a_run_that_lost_its_config_is_moved_aside_or_refused(tmp_path):
+    config = config_of(tmp_path / "run")
+    (started(config) / "train_config.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"run: found no train_config\.json"):
+        directory.claim(config)
+    directory.claim(replace(config, resume=False), lambda _: None)
+    assert (tmp_path / "run.1" / "checkpoints" / "10").is_dir()
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_a_run_without_a_checkpoint_stands_in_no_way(tmp_path):
+    config = config_of(tmp_path / "run")
+    (started(config) / "checkpoints" / "10").rmdir()
+    directory.claim(replace(config, train=LoopConfig(steps=7)))
+
+
 def test_a_file_in_the_way_is_refused(tmp_path):
     (tmp_path / "run").write_text("mine")
     with pytest.raises(ValueError, match=r"out: found the file .*run, expected a folder or a new name"):
@@ -78,6 +94,17 @@ def test_starting_from_a_run_takes_its_shape_and_tokenizer_not_how_it_computes(t
     assert found.data.tokenizer == f"saved:{source}"
     with pytest.raises(FileNotFoundError, match="expected a run directory"):
         directory.start_from(config_of(tmp_path / "new", init_from=str(tmp_path)))
+
+
+def test_starting_from_a_run_needs_its_checkpoint_and_going_on_does_not_need_that_run(tmp_path):
+    source = started(config_of(tmp_path / "source"))
+    config = config_of(tmp_path / "run", init_from=str(source))
+    started(directory.start_from(config))
+    (source / "checkpoints" / "10").rmdir()
+    with pytest.raises(ValueError, match=r"init_from: found no checkpoint in .*source, expected a run that has saved"):
+        directory.start_from(replace(config, out=str(tmp_path / "new")))
+    source.rename(tmp_path / "gone")
+    assert directory.start_from(config).model == replace(SMALL, vocab_size=10)
 
 
 def test_a_vocabulary_grows_unless_its_parameters_are_there_already(tmp_path):
