@@ -11,7 +11,14 @@ from jaxgpt.training.config import LoopConfig, OptimizerConfig, TrainConfig
 
 config = TrainConfig(
     model=ModelConfig(
-        vocab_size=65, context_length=64, d_model=128, n_layers=4, n_heads=4, bias=False, activation="gelu"
+        vocab_size=65,
+        context_length=64,
+        d_model=128,
+        n_layers=4,
+        n_heads=4,
+        bias=False,
+        activation="gelu",
+        init_std=0.08,
     ),
     data=DataConfig(path="input.txt", tokenizer="char"),
     optimizer=OptimizerConfig(learning_rate=1e-3, min_learning_rate=1e-4, warmup_steps=100, beta2=0.99),

@@ -112,14 +112,16 @@ def sample(params, tokenizer: Tokenizer, config: TrainConfig, step: int) -> str:
     """What the model writes after sample_prompt, at temperature 0.8 among the 200 likeliest tokens."""
     loop = config.train
     key = jax.random.fold_in(jax.random.key(loop.seed), step)
+    ends = {tokenizer.end_of_text} - {None}
     tokens = generate_tokens(
         params,
         [sample_start(config, tokenizer)],
         config.model,
         max_new_tokens=loop.sample_tokens,
         sampler=Sampler(temperature=0.8, top_k=200),
-        end_tokens=() if tokenizer.end_of_text is None else (tokenizer.end_of_text,),
+        end_tokens=ends,
         ids=tokenizer.ids,
         key=key,
     )[0]
-    return f"--- a sample after {step} steps ---\n{loop.sample_prompt}{tokenizer.decode(tokens)}\n---"
+    text = tokenizer.decode(token for token in tokens if token not in ends)
+    return f"--- a sample after {step} steps ---\n{loop.sample_prompt}{text}\n---"

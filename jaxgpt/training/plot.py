@@ -33,7 +33,7 @@ def plot_loss(rows: list[dict[str, Any]], path: Path, title: str) -> None:
     os.replace(beside, path)
 
 
-def _running_mean(values, share: float = 0.1) -> list[float]:
+def _running_mean(values, share: float = 0.2) -> list[float]:
     means, total, weight = [], 0.0, 0.0
     for value in values:
         total, weight = (1 - share) * total + share * value, (1 - share) * weight + share

@@ -21,6 +21,7 @@ class Display:
             MofNCompleteColumn(),
             BarColumn(bar_width=24),
             TextColumn("{task.fields[text]}"),
+            TextColumn("elapsed"),
             TimeElapsedColumn(),
             console=self._console,
             disable=not self._console.is_terminal,
