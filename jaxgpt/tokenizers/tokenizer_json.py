@@ -104,8 +104,11 @@ class JSONTokenizer(Tokenizer):
 
 
 def _hide(model: dict[str, Any], tokens: AbstractSet[str]) -> None:
-    """Rename tokens within the vocabulary, ids kept: a Unigram or WordLevel model would spell text with them."""
+    """Rename tokens within the vocabulary, ids kept, and undo their merges: the model would spell text with them."""
     vocab = model["vocab"]
+    if "merges" in model:
+        pairs = [pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"]]
+        model["merges"] = [pair for pair in pairs if tokens.isdisjoint([*pair, "".join(pair)])]
     if isinstance(vocab, dict):
         for token in tokens & vocab.keys():
             vocab[f"\0{token}\0"] = vocab.pop(token)
