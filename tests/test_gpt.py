@@ -253,6 +253,7 @@ def test_low_precision_logits_and_gradients_are_float32(tied):
     logits, wanted = (apply(params, batch["inputs"], replace(cfg, dtype=d)) for d in ("bfloat16", "float32"))
     assert logits.dtype == "float32"
     assert relative_error(logits, np.asarray(wanted)) < 2e-2
+    assert (logits != logits.astype("bfloat16")).mean() > 0.9  # not rounded on the way
     grads = loss_and_grads(params, batch, cfg)[1]
     assert {g.dtype for g in jax.tree.leaves(grads)} == {jnp.dtype("float32")}
 

@@ -77,6 +77,15 @@ def test_a_sample_goes_on_from_its_prompt_and_depends_on_the_step_alone():
     assert bodies[0] != bodies[2]
 
 
+def test_a_model_of_more_ids_than_the_tokenizer_writes_its_characters_only():
+    params, config = draw(gpt.declare(CFG)), prompted("ab")
+    few = CharTokenizer.train(["abcdef"])
+    for step in range(5):
+        body = loop.sample(params, few, config, step).splitlines()[1]
+        assert len(body) == 2 + 9
+        assert set(body) <= set("abcdef")
+
+
 def test_samples_start_from_the_prompt_else_from_the_beginning_of_a_text():
     assert loop.sample_start(prompted("cab"), TOKENIZER) == [2, 0, 1]
     assert loop.sample_start(prompted(""), CharTokenizer.train(["\nab"])) == [0]
