@@ -111,8 +111,18 @@ def well_formed(text: str) -> str:
 
 def read_state(folder: str | Path) -> dict[str, Any]:
     """What Tokenizer._save wrote into folder; empty if nothing was."""
-    file = Path(folder) / STATE_FILE
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return read_object(Path(folder) / STATE_FILE)
+
+
+def read_object(file: Path) -> dict[str, Any]:
+    """The JSON object in file; empty if there is no file. Raises ValueError, naming the file, for anything else."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    except ValueError as error:
+        raise ValueError(f"{file}: found bad JSON ({error}), expected an object") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{file}: found a JSON {type(found).__name__}, expected an object")
+    return found
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -12,8 +12,8 @@ from typing import ClassVar, Literal, SupportsIndex
 
 import tiktoken
 
+from jaxgpt.checks import nearest
 from jaxgpt.tokenizers.base import END_OF_TEXT, Tokenizer, as_texts, read_state, well_formed
-from jaxgpt.tokenizers.nearest import nearest
 
 # Both libraries' regex engines panic with a stack overflow on the \s+(?!\S) of every GPT pattern when a run of white
 # space is longer than about 600,000 characters; text is cut after this many.

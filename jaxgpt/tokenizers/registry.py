@@ -5,10 +5,10 @@ from pathlib import Path
 
 import tiktoken
 
+from jaxgpt.checks import nearest
 from jaxgpt.tokenizers.base import STATE_FILE, Tokenizer, read_state
 from jaxgpt.tokenizers.bpe import BPETokenizer
 from jaxgpt.tokenizers.char import CharTokenizer
-from jaxgpt.tokenizers.nearest import nearest
 from jaxgpt.tokenizers.tokenizer_json import FILE, JSONTokenizer
 from jaxgpt.tokenizers.word import WordTokenizer
 
@@ -52,12 +52,17 @@ def create(name: str, texts: Callable[[], Iterable[str]], vocab_size: int) -> To
 def load(folder: str | Path) -> Tokenizer:
     """The tokenizer saved in folder by Tokenizer.save, or else the one its tokenizer.json describes.
 
-    Raises FileNotFoundError if folder holds neither, ValueError if what is saved there is of no known kind.
+    Raises FileNotFoundError if folder holds neither, ValueError if what is saved there is broken or of no
+    known kind.
     """
     if state := read_state(folder):
         if (kind := str(state.get("kind"))) not in KINDS:
             raise ValueError(f"{Path(folder) / STATE_FILE}: kind: found {kind!r}, expected {nearest(kind, KINDS)}")
-        return KINDS[kind].from_folder(folder)
+        try:
+            return KINDS[kind].from_folder(folder)
+        except KeyError as error:
+            expected = f"the state of a {kind} tokenizer"
+            raise ValueError(f"{Path(folder) / STATE_FILE}: found no {error}, expected {expected}") from error
     if not (Path(folder) / FILE).is_file():
         raise FileNotFoundError(f"{folder}: found no tokenizer, expected a {STATE_FILE} or a {FILE}")
     return JSONTokenizer.from_folder(folder)

@@ -14,11 +14,14 @@ CHECKPOINTS = "checkpoints"
 
 
 def read_config(folder: Path) -> TrainConfig:
-    """The config of the run in `folder`. Raises FileNotFoundError where there is none."""
+    """The config of the run in `folder`. Raises FileNotFoundError where there is none, ValueError for a broken one."""
     file = folder / CONFIG_FILE
     if not file.is_file():
         raise FileNotFoundError(f"{folder}: found no {CONFIG_FILE}, expected a run directory")
-    return from_json(file.read_text())
+    try:
+        return from_json(file.read_text())
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
 
 
 def write(folder: Path, config: TrainConfig, tokenizer: Tokenizer) -> None:

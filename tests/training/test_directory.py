@@ -1,3 +1,4 @@
+import re
 from dataclasses import replace
 
 import pytest
@@ -83,6 +84,16 @@ def test_a_file_in_the_way_is_refused(tmp_path):
 
 def test_a_folder_that_is_no_run_has_no_config(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"found no train_config\.json, expected a run directory"):
+        directory.read_config(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("", "found bad JSON"), ('{"model": {"n_layer": 3}}', "model.n_layer: found")]
+)
+def test_a_broken_config_is_named_with_its_file(tmp_path, text, expected):
+    file = tmp_path / directory.CONFIG_FILE
+    file.write_text(text)
+    with pytest.raises(ValueError, match=re.escape(f"{file}: {expected}")):
         directory.read_config(tmp_path)
 
 
