@@ -24,7 +24,7 @@ class OptimizerConfig:
     learning_rate: float = 1e-3
     """The highest, reached after the warm-up."""
     min_learning_rate: float = 1e-4
-    """The lowest, at the end."""
+    """The lowest, at the end. Not used with a constant schedule."""
     warmup_steps: int = 100
     """Steps of linear warm-up, none of them at 0."""
     schedule: Literal["cosine", "wsd", "constant"] = "cosine"
@@ -50,6 +50,9 @@ class OptimizerConfig:
             require(getattr(self, name) >= 0, f"optimizer.{name}", getattr(self, name), "a number of at least 0")
         for name in ("beta1", "beta2"):
             require(0 <= getattr(self, name) < 1, f"optimizer.{name}", getattr(self, name), "a number in [0, 1)")
+        falls = self.schedule == "constant" or self.min_learning_rate <= self.learning_rate
+        expected = f"at most optimizer.learning_rate={self.learning_rate}"
+        require(falls, "optimizer.min_learning_rate", self.min_learning_rate, expected)
         require(0 < self.decay_fraction <= 1, "optimizer.decay_fraction", self.decay_fraction, "a number in (0, 1]")
         require(self.clip is None or self.clip > 0, "optimizer.clip", self.clip, "a number above 0, or None")
 

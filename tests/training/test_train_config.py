@@ -119,6 +119,10 @@ def test_every_field_has_a_text_in_the_help(kind):
         (lambda: unchecked(TrainConfig(), model=None), r"^model: found None, expected a ModelConfig"),
         (lambda: OptimizerConfig(beta2=1.0), r"optimizer\.beta2: found 1.0, expected a number in \[0, 1\)"),
         (lambda: OptimizerConfig(warmup_steps=-1), r"optimizer\.warmup_steps: found -1, expected .* at least 0"),
+        (
+            lambda: OptimizerConfig(learning_rate=1e-4, min_learning_rate=1e-3),
+            r"optimizer\.min_learning_rate: found 0.001, expected at most optimizer\.learning_rate=0.0001",
+        ),
         (lambda: OptimizerConfig(decay_fraction=0.0), r"optimizer\.decay_fraction: found 0.0, expected"),
         (lambda: OptimizerConfig(clip=0.0), r"optimizer\.clip: found 0.0, expected a number above 0, or None"),
         (lambda: LoopConfig(steps=0), r"train\.steps: found 0, expected a positive integer"),
@@ -147,6 +151,10 @@ def test_every_field_has_a_text_in_the_help(kind):
 def test_a_value_that_cannot_be_used_is_refused_by_name(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_a_constant_rate_has_no_lowest():
+    OptimizerConfig(learning_rate=1e-4, min_learning_rate=1e-3, schedule="constant")
 
 
 def test_an_integer_is_a_number_too():
