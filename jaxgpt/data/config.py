@@ -3,7 +3,10 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from jaxgpt import tokenizers
 from jaxgpt.checks import check_types, require
+from jaxgpt.data.sources import files
+from jaxgpt.tokenizers.bpe import SMALLEST
 
 Sampling = Literal["random", "epochs"]
 
@@ -36,4 +39,17 @@ class DataConfig:
         fraction = self.validation_fraction
         require(0 < fraction < 1, "data.validation_fraction", fraction, "a number in (0, 1)")
         require(self.vocab_size >= 1, "data.vocab_size", self.vocab_size, "a positive integer")
+        trained, expected = self.tokenizer == "bpe", f"at least {SMALLEST}, every byte and end-of-text, for a bpe"
+        require(not trained or self.vocab_size >= SMALLEST, "data.vocab_size", self.vocab_size, expected)
         require(self.stride is None or self.stride >= 1, "data.stride", self.stride, "a positive integer or None")
+
+
+def check(config: DataConfig) -> None:
+    """Raise what `prepare` would for the files and the tokenizer that the config names, having only looked for them.
+
+    FileNotFoundError for what is not there, ValueError for a tokenizer of no known name and for what holds no text.
+    """
+    tokenizers.check(config.tokenizer, "data.tokenizer")
+    files(config.path)
+    if config.validation_path is not None:
+        files(config.validation_path, "data.validation_path")

@@ -6,6 +6,7 @@ import re
 import runpy
 import sys
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
@@ -151,7 +152,7 @@ def load_config(argv: list[str], default: str) -> TrainConfig:
         base = _read(path)
         if base.out == TrainConfig.out:
             base = dataclasses.replace(base, out=f"runs/{path.stem}")
-        return tyro.cli(
+        config = tyro.cli(
             TrainConfig,
             default=base,
             args=options,
@@ -160,6 +161,10 @@ def load_config(argv: list[str], default: str) -> TrainConfig:
             use_underscores=True,
             config=(tyro.conf.AvoidSubcommands,),
         )
+        # Not in LoopConfig: a run's config is read where only its model is needed.
+        writes = not config.train.tensorboard or find_spec("tensorboardX") is not None
+        require(writes, "train.tensorboard", True, "False, or tensorboardX: pip install 'jaxgpt[tensorboard]'")
+        return config
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
 

@@ -43,13 +43,17 @@ def test_a_bad_name_is_answered_with_the_nearest(name, hint):
 
 
 def test_a_bad_encoding_is_answered_with_the_nearest():
-    with pytest.raises(ValueError, match=r"found 'cl10k_base', .*\(nearest: cl100k_base\)"):
+    with pytest.raises(ValueError, match=r"found 'tiktoken:cl10k_base', .*\(nearest: tiktoken:cl100k_base\)"):
         tokenizers.create("tiktoken:cl10k_base", texts, 300)
 
 
 def test_a_missing_tokenizer_json_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="nowhere"):
-        tokenizers.create(f"json:{tmp_path}/nowhere", texts, 300)
+    (tmp_path / "tokenizer.json").mkdir()
+    for name in (f"json:{tmp_path}/nowhere", f"json:{tmp_path}", f"saved:{tmp_path}"):
+        with pytest.raises(
+            FileNotFoundError, match=rf"^tokenizer: found '{name}', expected a folder with a .*tokenizer"
+        ):
+            tokenizers.create(name, texts, 300)
 
 
 def test_load_names_what_it_looked_for(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from tiny import TINY, apply, draw
 
 from jaxgpt import gpt
-from jaxgpt.data import TrainBatches
+from jaxgpt.data import DataConfig, TrainBatches
 from jaxgpt.sharding import make_mesh
 from jaxgpt.tokenizers import CharTokenizer
 from jaxgpt.training import loop
@@ -52,12 +52,17 @@ def test_an_evaluation_is_the_mean_over_evenly_spread_windows():
     assert evaluate(params, 3) != evaluate(params, 6)
 
 
-def test_too_short_a_text_is_refused_before_any_work():
-    refused = pytest.raises(ValueError, match=r"found 8 tokens, expected at least context_length \+ 1 = 9")
-    with refused:
-        loop.training_batches(CONFIG, TOKENS[:8])
-    with refused:
-        loop.evaluator(CONFIG, TOKENS[:8], causal_lm, make_mesh())
+@pytest.mark.parametrize("own", [None, "other.txt"])
+def test_too_short_a_text_is_refused_before_any_work(own):
+    config = replace(CONFIG, data=DataConfig(validation_path=own))
+    expected = r" part, expected at least model\.context_length \+ 1 = 9$"
+    with pytest.raises(ValueError, match=r"^data\.path: found 8 tokens in the training" + expected):
+        loop.training_batches(config, TOKENS[:8])
+    blamed = "path" if own is None else "validation_path"
+    with pytest.raises(ValueError, match=rf"^data\.{blamed}: found 8 tokens in the validation" + expected):
+        loop.evaluator(config, TOKENS[:8], causal_lm, make_mesh())
+    loop.training_batches(config, TOKENS[:9])
+    loop.evaluator(config, TOKENS[:9], causal_lm, make_mesh())
 
 
 TOKENIZER = CharTokenizer.train(["abcdefghijklmnopqrstuvw"])

@@ -12,6 +12,7 @@ from tiny import unchecked
 from jaxgpt.config import ModelConfig
 from jaxgpt.data import DataConfig
 from jaxgpt.sharding import MeshConfig
+from jaxgpt.training import config as training_config
 from jaxgpt.training.config import (
     LoopConfig,
     OptimizerConfig,
@@ -174,6 +175,19 @@ def test_the_config_file_is_the_default_and_options_change_it(tmp_path):
     )
 
 
+def test_tensorboard_is_refused_where_its_library_is_missing(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text("from jaxgpt.training.config import *\nconfig = TrainConfig()")
+    argv = [str(tmp_path / "mine.py"), "--train.tensorboard"]
+    assert load_config(argv, "").train.tensorboard
+    monkeypatch.setattr(training_config, "find_spec", lambda name: None)
+    with pytest.raises(
+        SystemExit, match=r"error: train\.tensorboard: found True, .* pip install 'jaxgpt\[tensorboard\]'"
+    ):
+        load_config(argv, "")
+    assert not load_config(argv[:1], "").train.tensorboard
+    assert from_json(to_json(TrainConfig(train=LoopConfig(tensorboard=True)))).train.tensorboard  # only to be read
+
+
 def test_a_run_directory_named_in_the_config_file_stays(tmp_path):
     file = tmp_path / "mine.py"
     file.write_text("from jaxgpt.training.config import *\nconfig = TrainConfig(out='elsewhere')")
@@ -220,7 +234,8 @@ def test_a_wrong_field_in_a_config_file_is_one_line(tmp_path, line, message):
     file.write_text("\n".join([*(f"from {name}" for name in imports), line]))
     code = f"from jaxgpt.training.config import load_config; load_config([{str(file)!r}], '')"
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert found.stderr == f"error: {file}: {message}\n"
+    assert found.stderr.splitlines()[-1] == f"error: {file}: {message}"
+    assert "Traceback" not in found.stderr
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.py")), ids=lambda path: path.stem)
