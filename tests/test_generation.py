@@ -339,11 +339,24 @@ def test_words_continue_with_a_space_and_an_empty_prompt_starts_from_end_of_text
     assert text_of(model, "").removeprefix(" ") == expected
 
 
+def test_an_empty_prompt_starts_where_the_samples_of_training_do(model):
+    assert text_of(model, "") == text_of(model, "a")  # no end of text, no line break: the lowest id
+    lines = Model(TINY, model.params, CharTokenizer("\n" + LETTERS[1:]))
+    assert text_of(lines, "") == text_of(lines, "\n")
+    assert "".join(stream(lines, "", max_new_tokens=45, temperature=1.0)) == text_of(lines, "")
+
+
+def test_numbers_of_any_size_that_make_sense_work(model):
+    assert text_of(model, "abc", top_k=3_000_000_000) == text_of(model, "abc")
+    assert len({text_of(model, "abc", seed=seed) for seed in (0, 1, 2**32 - 1)}) == 3
+
+
 def test_text_that_can_not_be_made_is_refused_at_the_call(model):
     with pytest.raises(ValueError, match="stop: found ''"):
         stream(model, "a", max_new_tokens=1, stop=["b", ""])
-    with pytest.raises(ValueError, match="prompt 0: found no tokens"):
-        stream(model, "", max_new_tokens=1)
+    for seed in (2**32, 99999999999999999999, -1):
+        with pytest.raises(ValueError, match=f"seed: found {seed}, expected an integer from 0, below"):
+            generate(model, "a", max_new_tokens=1, seed=seed)
     with pytest.raises(ValueError, match="prompt 1: found 20 tokens, expected at most 19"):
         generate(model, ["a", "a" * 20], max_new_tokens=1)
     with pytest.raises(ValueError, match="top_p: found 0, expected a number in"):

@@ -35,13 +35,23 @@ class Tokenizer(ABC):
 
     @property
     def special_tokens(self) -> dict[str, int]:
-        """The ids of the tokens that no ordinary text encodes to."""
+        """The ids of the tokens that are no text; ordinary text encodes to none of them, but for an unknown word's."""
         return {}
 
     @property
     def end_of_text(self) -> int | None:
         """The id of the special token that ends a document, None if there is none."""
         return self.special_tokens.get(END_OF_TEXT)
+
+    @property
+    def start(self) -> list[int]:
+        """What a text with nothing before it goes on from: end_of_text, else a line break, else the lowest id."""
+        if self.end_of_text is not None:
+            return [self.end_of_text]
+        try:
+            return self.encode("\n") or [min(self.ids)]
+        except ValueError:  # characters, learnt from a text of one line
+            return [min(self.ids)]
 
     @abstractmethod
     def encode(self, text: str, *, allowed_special: AbstractSet[str] | Literal["all"] = frozenset()) -> list[int]:

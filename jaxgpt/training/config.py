@@ -101,7 +101,7 @@ class LoopConfig:
         for name in ("save_every", "sample_every"):
             value = getattr(self, name)
             require(value is None or value >= 1, f"train.{name}", value, "a positive integer, or None")
-        require(self.seed >= 0, "train.seed", self.seed, "a number of at least 0")
+        require(0 <= self.seed < 2**32, "train.seed", self.seed, "an integer from 0, below 2**32")
         expected = f"a divisor of train.batch_size={self.batch_size}"
         require(self.batch_size % self.accumulation == 0, "train.accumulation", self.accumulation, expected)
 

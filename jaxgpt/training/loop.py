@@ -112,12 +112,7 @@ def sample_start(config: TrainConfig, tokenizer: Tokenizer) -> list[int]:
         raise ValueError(f"train.sample_prompt: {error}") from error
     if len(prompt) > (most := config.model.context_length):
         raise ValueError(f"train.sample_prompt: found {len(prompt)} tokens, expected at most context_length={most}")
-    if prompt or tokenizer.end_of_text is not None:
-        return prompt or [tokenizer.end_of_text]
-    try:
-        return tokenizer.encode("\n")
-    except ValueError:  # a text of one line
-        return [0]
+    return prompt or tokenizer.start
 
 
 def sample(params, tokenizer: Tokenizer, config: TrainConfig, step: int) -> str:

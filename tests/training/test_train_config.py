@@ -129,6 +129,7 @@ def test_every_field_has_a_text_in_the_help(kind):
         (lambda: LoopConfig(steps=0), r"train\.steps: found 0, expected a positive integer"),
         (lambda: LoopConfig(save_every=0), r"train\.save_every: found 0, expected a positive integer, or None"),
         (lambda: LoopConfig(seed=-1), r"train\.seed: found -1"),
+        (lambda: LoopConfig(seed=10**20), r"train\.seed: found 10+, expected an integer from 0, below"),
         (lambda: LoopConfig(batch_size=10, accumulation=4), r"train\.accumulation: found 4, .* train\.batch_size=10"),
         (
             lambda: TrainConfig(mesh=MeshConfig(data=3)),
