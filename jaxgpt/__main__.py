@@ -33,7 +33,10 @@ class Generate:
 
     def run(self) -> None:
         import jaxgpt
+        from jaxgpt.sampling import Sampler
 
+        # Refuses its numbers, before a model is read.
+        Sampler(self.temperature, self.top_k, self.top_p, self.min_p, self.repetition_penalty)
         options = {name: value for name, value in vars(self).items() if name not in ("model", "prompt", "stop")}
         pieces = jaxgpt.stream(jaxgpt.load(self.model), self.prompt, stop=list(self.stop) or None, **options)
         print(self.prompt, end="", flush=True)

@@ -1,7 +1,9 @@
 """The architecture as data: `ModelConfig`, and the published models as functions of their size."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Literal
+
+from jaxgpt.checks import check_types, require
 
 
 @dataclass(frozen=True)
@@ -69,16 +71,12 @@ class ModelConfig:
         def check(condition, field, found, expected):
             require(condition, f"model.{field}", found, expected)
 
+        check_types(self, "model")
         for field in ("vocab_size", "context_length", "d_model", "n_layers", "n_heads"):
             check(getattr(self, field) >= 1, field, getattr(self, field), "a positive integer")
         for field in ("n_kv_heads", "head_dim", "d_ff", "window", "relative_buckets", "relative_max_distance"):
             value = getattr(self, field)
             check(value is None or value >= 1, field, value, "a positive integer or None")
-        for field in fields(self):
-            choices = getattr(field.type, "__args__", ())
-            if getattr(field.type, "__origin__", None) is Literal:
-                value = getattr(self, field.name)
-                check(value in choices, field.name, value, "one of " + ", ".join(choices))
         if self.head_dim is None:
             divisors = _divisors(self.d_model)
             expected = f"a divisor of d_model={self.d_model} ({divisors}), or head_dim given"
@@ -121,12 +119,6 @@ class ModelConfig:
             return self.d_ff
         # Touvron et al. 2023, section 2.2: two thirds of 4 d_model, so that a gated MLP costs what a plain one does.
         return -(-8 * self.d_model // 3 // 256) * 256 if self.gated else 4 * self.d_model
-
-
-def require(condition: bool, field: str, found, expected: str) -> None:
-    """Raise the ValueError of every config, "field: found ..., expected ...", unless the condition holds."""
-    if not condition:
-        raise ValueError(f"{field}: found {found!r}, expected {expected}")
 
 
 def _divisors(n: int) -> str:

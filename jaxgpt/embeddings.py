@@ -23,11 +23,15 @@ def embed(
 ) -> Float[Array, "batch time d_model"]:
     """Token vectors, plus position vectors where the positions are absolute ones.
 
-    A token id or a position outside its table is the caller's mistake: under jit it reads the table's nearest row.
+    A token id or a position outside its table is the caller's mistake: it reads the table's nearest row.
     """
-    x = params["token"].at[tokens].get(mode="clip")
+
+    def rows(table, indices):
+        return table.at[indices].get(mode="clip", wrap_negative_indices=False)
+
+    x = rows(params["token"], tokens)
     if cfg.position == "learned":
-        x = x + params["position"].at[positions].get(mode="clip")
+        x = x + rows(params["position"], positions)
     if cfg.position == "sinusoidal":
         x = x + sinusoid(positions, cfg.d_model).astype(x.dtype)
     return constrain(x, "batch", "time", "embed")

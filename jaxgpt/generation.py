@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
+from jaxgpt.checks import require
 from jaxgpt.config import ModelConfig
 from jaxgpt.decoding import CHUNK, Rows, choose_first, decode_chunk, prefill, replace_row, shift_left
 from jaxgpt.model import Model, prepare
@@ -40,8 +41,9 @@ def generate(
     """The text that follows each prompt: a str for a str, a list for a list; with num_samples, a list of them each.
 
     Ends after max_new_tokens, at the tokenizer's end_of_text, or before the first of the `stop` strings.
-    The numbers are those of `Sampler`. seed, prompt and sample decide a text, not the prompts beside it.
-    An empty prompt starts from end_of_text. Past context_length: see `generate_tokens`.
+    The numbers are those of `Sampler`. seed, prompt and sample decide a text, not the prompts beside it (in float32:
+    what a lower precision rounds depends on the batch). An empty prompt starts from `Tokenizer.start`.
+    Past context_length: see `generate_tokens`.
     Raises ValueError, before any work, where a number, a prompt or a stop string can't be used.
     """
     sampler = Sampler(temperature, top_k, top_p, min_p, repetition_penalty)
@@ -92,7 +94,8 @@ def generate_tokens(
     """The tokens that follow each prompt, up to and with the first of `end_tokens`; num_samples lists a prompt.
 
     A prompt's samples stand together, in the order of the prompts. The key (None: key(0)), its prompt and how often
-    the same prompt stands above it decide what a row gets, not the other rows.
+    the same prompt stands above it decide what a row gets, not the other rows (in float32: what a lower precision
+    rounds depends on the batch).
     When context_length tokens are in a row's context, the older half is dropped, the rest is encoded anew from
     position 0, and the row goes on.
     ids: those that may be chosen (None: all below vocab_size).
@@ -223,19 +226,20 @@ def _pieces(
     stops = [] if stop is None else [stop] if isinstance(stop, str) else list(stop)
     if "" in stops:
         raise ValueError("stop: found '', expected strings of at least one character")
-    start = [] if tokenizer.end_of_text is None else [tokenizer.end_of_text]
-    ids = [tokenizer.encode(prompt) or start for prompt in prompts]
-    _check(ids, cfg, max_new_tokens, num_samples, start)
+    require(0 <= seed < 2**32, "seed", seed, "an integer from 0, below 2**32")  # JAX would drop the other bits
+    ends = () if tokenizer.end_of_text is None else (tokenizer.end_of_text,)
+    ids = [tokenizer.encode(prompt) or tokenizer.start for prompt in prompts]
+    _check(ids, cfg, max_new_tokens, num_samples, ends)
     texts = [_Text(tokenizer, prompt, stops) for prompt in ids for _ in range(num_samples)]
     stopped = np.zeros(len(texts), bool)
     chunks = _chunks(
-        model.decode_params, ids, cfg, max_new_tokens, sampler, start, jax.random.key(seed), num_samples,
+        model.decode_params, ids, cfg, max_new_tokens, sampler, ends, jax.random.key(seed), num_samples,
         tokenizer.ids, min(chunk, WATCHED_CHUNK) if stops else chunk, stopped,
     )  # fmt: skip
 
     def pieces():
         for tokens, _ in chunks:
-            yield [text.extend(t for t in new if t not in start) for text, new in zip(texts, tokens, strict=True)]
+            yield [text.extend(t for t in new if t not in ends) for text, new in zip(texts, tokens, strict=True)]
             stopped[:] = [text.stopped for text in texts]
         yield [text.finish() for text in texts]
 

@@ -53,7 +53,8 @@ class Sampler:
         filters = ("temperature", "top_k", "top_p", "min_p") if self.temperature > 0 else ()
         numbers = {name: getattr(self, name) for name in ("repetition_penalty", *filters)}
         active = {name: x for name, x in numbers.items() if x is not None and x != idle.get(name)}
-        return {name: int(x) if name == "top_k" else float(x) for name, x in active.items()}
+        # More than int32 holds is more than any vocabulary.
+        return {name: int(min(x, 2**31 - 1)) if name == "top_k" else float(x) for name, x in active.items()}
 
 
 def choose(

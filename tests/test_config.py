@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import SCHEMES, TINY, apply, draw, draw_tokens, loss_and_grads
+from tiny import SCHEMES, TINY, apply, draw, draw_tokens, loss_and_grads, unchecked
 
 from jaxgpt import config, gpt, kernels
 from jaxgpt.config import ModelConfig
@@ -68,14 +68,6 @@ def test_derived_fields_follow_what_they_derive_from():
     assert (given.kv_heads, given.head_width, given.ff_width) == (1, 7, 11)
 
 
-def unchecked(base: ModelConfig, **changes) -> None:
-    """`replace`, less the type checker of the tests, which would refuse a wrong choice before the config does."""
-    cfg = object.__new__(ModelConfig)
-    for name, value in {**vars(base), **changes}.items():
-        object.__setattr__(cfg, name, value)
-    cfg.__post_init__()
-
-
 @pytest.mark.parametrize(
     ("base", "field", "value", "found", "expected"),
     [
@@ -84,6 +76,14 @@ def unchecked(base: ModelConfig, **changes) -> None:
         *((TINY, f, 0, 0, "a positive integer or None") for f in ("n_kv_heads", "head_dim", "d_ff", "window")),
         (replace(TINY, head_dim=None, d_model=12), "n_heads", 10, 10, "a divisor of d_model=12 (1, 2, 3, 4, 6, 12)"),
         (TINY, "n_kv_heads", 4, 4, "a divisor of n_heads=6 (1, 2, 3, 6)"),
+        (TINY, "n_layers", "3", "3", "an integer"),
+        (TINY, "n_layers", 1.5, 1.5, "an integer"),
+        (TINY, "n_layers", True, True, "an integer"),
+        (TINY, "window", 4.0, 4.0, "an integer or None"),
+        (TINY, "bias", 1, 1, "True or False"),
+        (TINY, "dropout", "0.1", "0.1", "a number"),
+        (TINY, "rope_theta", "1e4", "1e4", "a number or None"),
+        (TINY, "dtype", None, None, "one of float32, bfloat16, float16"),
         (TINY, "norm", "batch", "batch", "one of layer, rms"),
         (TINY, "norm_position", "mid", "mid", "one of pre, post"),
         (TINY, "norm_epsilon", 0.0, 0.0, "a number above 0"),

@@ -90,6 +90,16 @@ def test_packed_texts_do_not_see_each_other(model):
     close(packed[0, 16:], full[0, :3])
 
 
+def test_a_segment_number_used_again_is_another_text(model):
+    cfg, params, tokens, full = model
+    segments = jnp.array([[1, 1, 2, 2, 1, 1]] * 2)
+    packed = apply(params, tokens[:, [0, 1, 0, 1, 0, 1]], cfg, segments=segments)
+    for start in (0, 2, 4):
+        close(packed[:, start : start + 2], full[:, :2])
+    other = apply(params, tokens[:, [0, 1, 0, 1, 2, 1]], cfg, segments=segments)
+    assert np.flatnonzero((other != packed).any((0, 2))).tolist() == [4, 5]
+
+
 @pytest.mark.parametrize("scheme", CONFIGS)
 def test_one_row_and_one_token_are_enough(scheme):
     cfg = CONFIGS[scheme]
@@ -124,7 +134,11 @@ def test_the_window_is_a_reach_in_tokens():
 def test_segment_runs_count_each_run_from_zero():
     segments = jnp.array([[1, 1, 1, 2, 3, 3, 0], [0, 0, 5, 5, 1, 0, 0], [7, 7, 7, 7, 7, 7, 7]])
     wanted = [[0, 1, 2, 0, 0, 1, -1], [-1, -1, 0, 1, 0, -1, -1], [0, 1, 2, 3, 4, 5, 6]]
-    np.testing.assert_array_equal(segment_runs(segments)[1], wanted)
+    runs, places = segment_runs(segments)
+    np.testing.assert_array_equal(places, wanted)
+    np.testing.assert_array_equal(runs == 0, segments == 0)
+    (row,) = segment_runs(jnp.array([[4, 4, 9, 4, 0, 4]]))[0]
+    assert len(set(row.tolist())) == 5  # four runs and the padding
 
 
 def test_segments_come_alone():

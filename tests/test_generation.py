@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiktoken
 from tiny import SCHEMES, draw
 from tiny import TINY as THREE_LAYERS
 
@@ -297,11 +298,29 @@ def test_no_piece_ends_within_a_character():
         assert len(pieces) > 5
 
 
-def test_ids_that_the_tokenizer_lacks_are_never_chosen():
-    model = bytes_model()
-    head = model.params["embedding"]["token"]
-    params = model.params | {"embedding": model.params["embedding"] | {"token": head.at[-5:].multiply(30)}}
-    generate(Model(model.config, params, model.tokenizer), "naïve", max_new_tokens=30, temperature=2.0)
+def gaps_model():
+    """Ids 0 to 255, 257 and 276 stand for tokens, as in tiktoken's larger encodings some ids stand for none."""
+    ranks = {bytes([i]): i for i in range(256)} | {b"na": 257}
+    encoding = tiktoken.Encoding(
+        "gaps", pat_str=r"\S+|\s+", mergeable_ranks=ranks, special_tokens={"<|endoftext|>": 276}
+    )
+    cfg = replace(TINY, vocab_size=280)
+    return Model(cfg, parameters(cfg), BPETokenizer(encoding))
+
+
+@pytest.mark.parametrize("make", [bytes_model, gaps_model])
+def test_ids_that_the_tokenizer_lacks_are_never_chosen(make):
+    model = make()
+    table = model.params["embedding"]["token"]
+    lacking = np.setdiff1d(np.arange(len(table)), list(model.tokenizer.ids))
+    assert len(lacking) >= 5
+    params = model.params | {"embedding": model.params["embedding"] | {"token": table.at[lacking].multiply(30)}}
+    loud = Model(model.config, params, model.tokenizer)  # its likeliest ids are those lacking
+    for temperature in (0.0, 2.0):
+        options = {"max_new_tokens": 30, "temperature": temperature}
+        assert "".join(stream(loud, "naïve", **options)) == generate(loud, "naïve", **options)
+    tokens = generate_tokens(params, [[1, 2]] * 9, model.config, max_new_tokens=9, sampler=DRAWN)
+    assert np.isin(lacking, tokens).any()  # but for `ids`, they are
 
 
 def test_words_continue_with_a_space_and_an_empty_prompt_starts_from_end_of_text(params):
@@ -320,11 +339,24 @@ def test_words_continue_with_a_space_and_an_empty_prompt_starts_from_end_of_text
     assert text_of(model, "").removeprefix(" ") == expected
 
 
+def test_an_empty_prompt_starts_where_the_samples_of_training_do(model):
+    assert text_of(model, "") == text_of(model, "a")  # no end of text, no line break: the lowest id
+    lines = Model(TINY, model.params, CharTokenizer("\n" + LETTERS[1:]))
+    assert text_of(lines, "") == text_of(lines, "\n")
+    assert "".join(stream(lines, "", max_new_tokens=45, temperature=1.0)) == text_of(lines, "")
+
+
+def test_numbers_of_any_size_that_make_sense_work(model):
+    assert text_of(model, "abc", top_k=3_000_000_000) == text_of(model, "abc")
+    assert len({text_of(model, "abc", seed=seed) for seed in (0, 1, 2**32 - 1)}) == 3
+
+
 def test_text_that_can_not_be_made_is_refused_at_the_call(model):
     with pytest.raises(ValueError, match="stop: found ''"):
         stream(model, "a", max_new_tokens=1, stop=["b", ""])
-    with pytest.raises(ValueError, match="prompt 0: found no tokens"):
-        stream(model, "", max_new_tokens=1)
+    for seed in (2**32, 99999999999999999999, -1):
+        with pytest.raises(ValueError, match=f"seed: found {seed}, expected an integer from 0, below"):
+            generate(model, "a", max_new_tokens=1, seed=seed)
     with pytest.raises(ValueError, match="prompt 1: found 20 tokens, expected at most 19"):
         generate(model, ["a", "a" * 20], max_new_tokens=1)
     with pytest.raises(ValueError, match="top_p: found 0, expected a number in"):

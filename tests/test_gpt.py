@@ -226,6 +226,38 @@ def test_the_loss_of_packed_texts_is_that_of_the_texts():
     assert float(loss(params, packed, cfg)[0]) == pytest.approx((4 * losses[0] + 9 * losses[1]) / 13, rel=1e-5)
 
 
+def test_padding_weighs_nothing_unless_weights_are_given():
+    params = draw(gpt.declare(ONE))
+    batch = {"inputs": draw_tokens(ONE, 2, 7), "targets": draw_tokens(ONE, 2, 7, seed=2)}
+    batch["segments"] = jnp.array([[1, 1, 2, 2, 2, 0, 0], [1] * 7])
+    found, aux = loss(params, batch, ONE)
+    wanted, _ = loss(params, batch | {"weights": (batch["segments"] > 0).astype("float32")}, ONE)
+    assert aux == {"weight": 12}
+    assert float(found) == float(wanted)
+    assert loss(params, batch | {"weights": jnp.ones((2, 7))}, ONE)[1] == {"weight": 14}
+
+
+def test_a_name_that_the_loss_does_not_know_is_refused():
+    batch = {"inputs": draw_tokens(ONE, 2, 5), "targets": draw_tokens(ONE, 2, 5), "weight": jnp.ones((2, 5))}
+    with pytest.raises(ValueError, match=r"batch: found 'weight', expected one of .* \(nearest: weights\)"):
+        gpt.loss(draw(gpt.declare(ONE)), batch, ONE)
+
+
+@pytest.mark.parametrize("token", [-1, 23, 2**31 - 1])
+def test_an_id_outside_the_vocabulary_is_refused_where_it_can_be_seen(token):
+    params, good = draw(gpt.declare(ONE)), draw_tokens(ONE, 2, 5)
+    bad = good.at[1, 3].set(token)
+    expected = rf": found the id {token}, expected 0\.\.22\b"
+    with pytest.raises(ValueError, match="^tokens" + expected):
+        gpt.apply(params, bad, ONE)
+    with pytest.raises(ValueError, match="^tokens" + expected):
+        gpt.loss(params, {"inputs": bad, "targets": good}, ONE)
+    with pytest.raises(ValueError, match="^targets" + expected):
+        jax.grad(lambda params: gpt.loss(params, {"inputs": good, "targets": bad}, ONE)[0])(params)
+    nearest = good.at[1, 3].set(min(max(token, 0), 22))
+    np.testing.assert_array_equal(apply(params, bad, ONE), apply(params, nearest, ONE))  # compiled: nothing looks
+
+
 def test_the_loss_drops_activations_on_a_key():
     cfg = replace(ONE, dropout=0.2)
     params = draw(gpt.declare(cfg))
@@ -253,6 +285,7 @@ def test_low_precision_logits_and_gradients_are_float32(tied):
     logits, wanted = (apply(params, batch["inputs"], replace(cfg, dtype=d)) for d in ("bfloat16", "float32"))
     assert logits.dtype == "float32"
     assert relative_error(logits, np.asarray(wanted)) < 2e-2
+    assert (logits != logits.astype("bfloat16")).mean() > 0.9  # not rounded on the way
     grads = loss_and_grads(params, batch, cfg)[1]
     assert {g.dtype for g in jax.tree.leaves(grads)} == {jnp.dtype("float32")}
 

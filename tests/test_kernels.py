@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tiny import TINY, apply, draw, draw_tokens, jit
 
-from jaxgpt import gpt, kernels
+from jaxgpt import decoding, gpt, kernels
 from jaxgpt.attention import Mask, attend
 from jaxgpt.sharding import MeshConfig, make_mesh
 
@@ -43,6 +43,9 @@ def chosen(wanted, mask=CAUSAL, time=128, head_dim=8, dtype="float32", plain=Tru
         ("tpu", "auto", {}, "splash"),
         ("tpu", "auto", {"mask": PADDED, "time": 256}, "splash"),
         ("tpu", "auto", {"mask": Mask(True, 5)}, "splash"),
+        ("tpu", "auto", {"mask": PADDED.replace(gaps=True)}, "splash"),
+        ("tpu", "auto", {"mask": PADDED.replace(window=5)}, "splash"),
+        ("tpu", "auto", {"mask": PADDED.replace(window=5, gaps=True)}, "xla"),
         ("tpu", "xla", {}, "blocks"),
         ("tpu", "auto", {"time": 100}, "blocks"),
         ("tpu", "auto", {"mask": CACHED}, "xla"),
@@ -64,6 +67,7 @@ def test_auto_takes_the_fused_kernel_where_it_can_compute_this(monkeypatch, plat
         ("splash", {"mask": Mask(causal=False)}, "the mask is not causal"),
         ("splash", {"mask": Mask(True, query_positions=SEGMENTS, key_positions=SEGMENTS)}, "the mask is not causal"),
         ("splash", {"mask": CACHED}, "queries and keys are not the same tokens"),
+        ("splash", {"mask": PADDED.replace(window=5, gaps=True)}, "padding may stand inside the window"),
         ("splash", {"time": 129}, "the length 129 is not a multiple of 128"),
     ],
 )
@@ -133,17 +137,65 @@ def test_splash_on_a_mesh_pairs_each_query_head_with_its_own_kv_head(mesh, kv_he
     np.testing.assert_allclose(found, attend(*inputs, CAUSAL.dense(128, 128)), atol=1e-5)
 
 
-@pytest.mark.parametrize("side", ["left", "right"])
-def test_a_padded_model_on_splash_is_the_plain_one(monkeypatch, side):
-    """The whole path a TPU takes: `choose`, the mask's segments, the kernel (interpreted)."""
-    cfg = replace(TINY, context_length=128, n_layers=1, head_dim=8, window=None)
-    params, tokens = draw(gpt.declare(cfg)), draw_tokens(cfg, 2, 128)
-    real = np.ones((2, 128), bool)
-    real[1, slice(0, 37) if side == "left" else slice(91, 128)] = False
-    wanted = apply(params, tokens, cfg, mask=jnp.array(real))
+@pytest.fixture
+def on_splash(monkeypatch):
+    """(params, tokens, config, masks) -> logits by the kernel, interpreted, and how many layers called it."""
     interpreted, calls = kernels.splash, []
     monkeypatch.setattr(kernels, "splash", lambda *x: calls.append(x) or interpreted(*x, interpret=True))
-    again = jit(lambda *x, **masks: gpt.apply(*x, **masks), static_argnums=2)  # a function never traced before
-    found = again(params, tokens, replace(cfg, attention="splash"), mask=jnp.array(real))
-    assert len(calls) == 1
-    np.testing.assert_allclose(found[real], wanted[real], atol=1e-4)
+
+    def run(params, tokens, cfg, **masks):
+        again = jit(lambda *x, **masks: gpt.apply(*x, **masks), static_argnums=2)  # a function never traced before
+        return again(params, tokens, replace(cfg, attention="splash"), **masks), len(calls)
+
+    return run
+
+
+LONG = replace(TINY, context_length=128, n_layers=1, head_dim=8)
+
+
+@pytest.mark.parametrize("side", ["left", "right", "middle"])
+def test_a_padded_model_on_splash_is_the_plain_one(on_splash, side):
+    """The whole path a TPU takes: `choose`, the mask's segments, the kernel (interpreted)."""
+    params, tokens = draw(gpt.declare(LONG)), draw_tokens(LONG, 2, 128)
+    real = np.ones((2, 128), bool)
+    real[1, {"left": slice(0, 37), "right": slice(91, 128), "middle": slice(20, 60, 3)}[side]] = False
+    found, calls = on_splash(params, tokens, LONG, mask=jnp.array(real))
+    assert calls == 1
+    np.testing.assert_allclose(found[real], apply(params, tokens, LONG, mask=jnp.array(real))[real], atol=1e-4)
+
+
+def test_a_windowed_model_takes_packed_texts_on_splash_and_refuses_padding(on_splash):
+    cfg = replace(LONG, window=5)
+    params, tokens = draw(gpt.declare(cfg)), draw_tokens(cfg, 2, 128)
+    runs = jnp.repeat(jnp.array([1, 2, 1]), jnp.array([50, 3, 75]))[None].repeat(2, 0).at[1, 100:].set(0)
+    found, calls = on_splash(params, tokens, cfg, segments=runs)
+    assert calls == 1
+    np.testing.assert_allclose(found[runs > 0], apply(params, tokens, cfg, segments=runs)[runs > 0], atol=1e-4)
+    with pytest.raises(ValueError, match="padding may stand inside the window"):
+        on_splash(params, tokens, cfg, mask=runs > 0)
+
+
+@pytest.mark.parametrize(("time", "slots", "fused"), [(128, 128, True), (128, 256, True), (127, 256, False)])
+def test_prefill_takes_the_fused_kernel(monkeypatch, time, slots, fused):
+    monkeypatch.setattr(kernels, "_platform", lambda: "tpu")
+    cfg = replace(LONG, context_length=256)
+    tokens, lengths = jnp.zeros((2, time), int), jnp.array([5, 70])
+    prefill = decoding.prefill.__wrapped__  # not what another test has traced
+    text = str(jax.make_jaxpr(lambda params: prefill(params, tokens, lengths, cfg, slots))(draw(gpt.declare(cfg))))
+    assert ("pallas_call" in text) is fused
+
+
+@pytest.mark.parametrize("window", [None, 1, 3, 7])
+@pytest.mark.parametrize("kv_heads", [4, 2])
+def test_what_cudnn_is_asked_for_is_attend(monkeypatch, window, kv_heads):
+    """The call itself, answered by XLA: a wrong width of the window or order of axes shows on any machine."""
+    answer, asked = jax.nn.dot_product_attention, []
+
+    def by_xla(*inputs, implementation, **options):
+        asked.append(implementation)
+        return answer(*inputs, implementation="xla", **options)
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", by_xla)
+    inputs, mask = qkv(2, 11, 4, kv_heads), Mask(True, window)
+    np.testing.assert_allclose(kernels.cudnn(*inputs, mask), attend(*inputs, mask.dense(11, 11)), atol=1e-5)
+    assert asked == ["cudnn"]

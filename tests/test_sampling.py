@@ -46,7 +46,7 @@ def test_top_k_keeps_the_k_largest_and_what_equals_the_last(logits, k):
 
 
 @pytest.mark.parametrize("logits", [LOGITS, TIED, np.zeros_like(LOGITS)])
-@pytest.mark.parametrize("p", [1e-6, 0.1, 0.51, 0.9, 0.999, 1.0])
+@pytest.mark.parametrize("p", [1e-45, 1e-38, 1e-6, 0.1, 0.51, 0.9, 0.999, 1.0])
 def test_top_p_keeps_the_smallest_set_that_reaches_p(logits, p):
     np.testing.assert_array_equal(kept(sampling.top_p(jnp.asarray(logits), p), logits), smallest_sets(logits, p))
 

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import NamedSharding
+from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as Spec
-from tiny import TINY, draw, draw_tokens, loss_and_grads
+from tiny import TINY, apply, draw, draw_tokens, jit, loss_and_grads
 
 from jaxgpt import gpt, sharding
 from jaxgpt import params as P
@@ -103,8 +103,9 @@ CUT = replace(TINY, vocab_size=28, context_length=18, d_model=20, n_heads=4, n_k
         (MeshConfig(data=4, tensor=2), replace(CUT, position="rotary", gated=True, tie_embeddings=False)),
         (CUBE, replace(CUT, position="relative", norm="rms", window=5)),
         (MeshConfig(data=2, fsdp=2, sequence=2), CUT),
+        (MeshConfig(data=4, sequence=2), replace(CUT, tie_embeddings=False)),
     ],
-    ids=["data=8", "fsdp=8", "2x4", "4x2", "2x2x2", "sequence=2"],
+    ids=["data=8", "fsdp=8", "2x4", "4x2", "2x2x2", "sequence=2", "sequence=2, untied"],
 )
 def test_eight_devices_compute_what_one_does(mesh, cfg):
     cfg = replace(cfg, n_layers=2 if cfg.scan_layers else 1)
@@ -123,6 +124,40 @@ def test_eight_devices_compute_what_one_does(mesh, cfg):
     assert len(cut_loss.devices()) == 8
     np.testing.assert_allclose(cut_loss, loss, rtol=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), cut_grads, grads)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_logits_of_sequences_cut_in_two_are_those_of_one_device(tied):
+    cfg = replace(CUT, n_layers=1, tie_embeddings=tied)
+    params, tokens = draw(gpt.declare(cfg)), draw_tokens(cfg, 2, 18)
+    wanted = np.asarray(apply(params, tokens, cfg))
+    mesh = make_mesh(MeshConfig(sequence=2))
+    params = jax.device_put(params, P.shardings(gpt.declare(cfg), mesh))
+    with jax.set_mesh(mesh):
+        logits = apply(params, place(np.asarray(tokens), mesh, ("batch", "time")), cfg)
+    assert {shard.data.shape for shard in logits.addressable_shards} == {(2, 9, 28)}
+    np.testing.assert_allclose(logits, wanted, atol=1e-5)
+
+
+OURS = make_mesh(MeshConfig(data=2, tensor=2))
+THEIRS = jax.make_mesh((2, 2), ("x", "y"), axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[:4])
+
+
+@pytest.mark.parametrize(("mesh", "rows"), [(OURS, "data"), (THEIRS, "x")], ids=["our axes", "other axes"])
+def test_a_model_runs_in_the_callers_own_shard_map(mesh, rows):
+    cfg = replace(CUT, n_layers=1)
+    params, tokens = draw(gpt.declare(cfg)), draw_tokens(cfg, 4, 18)
+    wanted = np.asarray(apply(params, tokens, cfg))
+    part = jax.shard_map(
+        lambda params, tokens: gpt.apply(params, tokens, cfg),
+        mesh=mesh,
+        in_specs=(Spec(), Spec(rows)),
+        out_specs=Spec(rows),
+    )
+    np.testing.assert_allclose(jit(part)(params, tokens), wanted, atol=1e-5)
+    with jax.set_mesh(mesh):
+        found = jit(lambda params, tokens: gpt.apply(params, tokens, cfg))(params, tokens)
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
 def test_a_program_on_a_mesh_keeps_its_activations_cut():

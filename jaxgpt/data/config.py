@@ -1,7 +1,12 @@
 """What text to learn from, how it becomes tokens, and how windows are drawn from it."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
+
+from jaxgpt import tokenizers
+from jaxgpt.checks import check_types, require
+from jaxgpt.data.sources import files
+from jaxgpt.tokenizers.bpe import SMALLEST
 
 Sampling = Literal["random", "epochs"]
 
@@ -29,13 +34,22 @@ class DataConfig:
     """Tokens between the starts of neighbouring windows; None: 1 for "random", context_length for "epochs"."""
 
     def __post_init__(self):
-        if not self.path:
-            raise ValueError("data.path: found an empty path, expected a file, a folder, a glob or 'python'")
-        if not 0 < self.validation_fraction < 1:
-            raise ValueError(f"data.validation_fraction: found {self.validation_fraction}, expected a number in (0, 1)")
-        if self.vocab_size < 1:
-            raise ValueError(f"data.vocab_size: found {self.vocab_size}, expected a positive integer")
-        if self.sampling not in get_args(Sampling):
-            raise ValueError(f"data.sampling: found {self.sampling!r}, expected one of {get_args(Sampling)}")
-        if self.stride is not None and self.stride < 1:
-            raise ValueError(f"data.stride: found {self.stride}, expected None or a positive integer")
+        check_types(self, "data")
+        require(self.path != "", "data.path", self.path, "a file, a folder, a glob or 'python'")
+        fraction = self.validation_fraction
+        require(0 < fraction < 1, "data.validation_fraction", fraction, "a number in (0, 1)")
+        require(self.vocab_size >= 1, "data.vocab_size", self.vocab_size, "a positive integer")
+        trained, expected = self.tokenizer == "bpe", f"at least {SMALLEST}, every byte and end-of-text, for a bpe"
+        require(not trained or self.vocab_size >= SMALLEST, "data.vocab_size", self.vocab_size, expected)
+        require(self.stride is None or self.stride >= 1, "data.stride", self.stride, "a positive integer or None")
+
+
+def check(config: DataConfig) -> None:
+    """Raise what `prepare` would for the files and the tokenizer that the config names, having only looked for them.
+
+    FileNotFoundError for what is not there, ValueError for a tokenizer of no known name and for what holds no text.
+    """
+    tokenizers.check(config.tokenizer, "data.tokenizer")
+    files(config.path)
+    if config.validation_path is not None:
+        files(config.validation_path, "data.validation_path")

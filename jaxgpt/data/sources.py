@@ -28,19 +28,23 @@ def files(path: str, field: str = "data.path") -> list[Path]:
     the standard library's for "python".
 
     field: the setting to blame in an error.
-    Raises FileNotFoundError where nothing has that name, ValueError where nothing in it is text.
+    Raises FileNotFoundError where nothing has that name, ValueError where nothing in it is text or a file named is not.
     """
     if path == PYTHON:
         library = _walk(Path(sysconfig.get_path("stdlib")), skip=_NOT_LIBRARY)
         return [file for file in library if file.suffix == ".py" and _is_utf8(file)]
-    if Path(path).is_file():
-        found = [Path(path)]
-    elif Path(path).is_dir():
-        found = [file for file in _walk(Path(path)) if not _is_binary(file)]
+    if Path(path).is_dir():
+        every = list(_walk(Path(path)))
+        found = [file for file in every if not _is_binary(file)]
+        if every and not found:
+            raise ValueError(f"{field}: found only binary files in {path}, expected UTF-8 text")
     else:
-        found = [Path(match) for match in sorted(glob.glob(path, recursive=True)) if Path(match).is_file()]
+        named = [path] if Path(path).is_file() else sorted(glob.glob(path, recursive=True))
+        found = [Path(name) for name in named if Path(name).is_file()]
         if not found:
             raise FileNotFoundError(f"{field}: found {path}, no such file or folder")
+        if binary := [file for file in found if _is_binary(file)]:
+            raise ValueError(f"{field}: found the binary file {binary[0]}, expected UTF-8 text")
     if not any(file.stat().st_size for file in found):
         raise ValueError(f"{field}: found no text in {path}, expected at least one text file that is not empty")
     return found
@@ -117,7 +121,9 @@ def _decoded(stream: io.BufferedIOBase, file: Path) -> Iterator[str]:
         except UnicodeDecodeError as error:
             bad = error.start
         if bad is not None:
-            raise ValueError(f"data: found a byte that is not UTF-8 text in {file}, at offset {start + bad}")
+            raise ValueError(
+                f"data: found a byte that is not UTF-8 text in {file}, at offset {start + bad}, expected UTF-8 text"
+            )
         if not chunk:
             return
         start += pending + len(chunk) - len(decoder.getstate()[0])

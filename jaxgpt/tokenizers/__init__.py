@@ -3,7 +3,7 @@
 from jaxgpt.tokenizers.base import Tokenizer
 from jaxgpt.tokenizers.bpe import BPETokenizer
 from jaxgpt.tokenizers.char import CharTokenizer
-from jaxgpt.tokenizers.registry import create, load
+from jaxgpt.tokenizers.registry import check, create, load
 from jaxgpt.tokenizers.streaming import StreamingDecoder
 from jaxgpt.tokenizers.tokenizer_json import JSONTokenizer
 from jaxgpt.tokenizers.word import WordTokenizer
@@ -15,6 +15,7 @@ __all__ = [
     "StreamingDecoder",
     "Tokenizer",
     "WordTokenizer",
+    "check",
     "create",
     "load",
 ]

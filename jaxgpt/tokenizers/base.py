@@ -35,13 +35,23 @@ class Tokenizer(ABC):
 
     @property
     def special_tokens(self) -> dict[str, int]:
-        """The ids of the tokens that no ordinary text encodes to."""
+        """The ids of the tokens that are no text; ordinary text encodes to none of them, but for an unknown word's."""
         return {}
 
     @property
     def end_of_text(self) -> int | None:
         """The id of the special token that ends a document, None if there is none."""
         return self.special_tokens.get(END_OF_TEXT)
+
+    @property
+    def start(self) -> list[int]:
+        """What a text with nothing before it goes on from: end_of_text, else a line break, else the lowest id."""
+        if self.end_of_text is not None:
+            return [self.end_of_text]
+        try:
+            return self.encode("\n") or [min(self.ids)]
+        except ValueError:  # characters, learnt from a text of one line
+            return [min(self.ids)]
 
     @abstractmethod
     def encode(self, text: str, *, allowed_special: AbstractSet[str] | Literal["all"] = frozenset()) -> list[int]:
@@ -111,8 +121,18 @@ def well_formed(text: str) -> str:
 
 def read_state(folder: str | Path) -> dict[str, Any]:
     """What Tokenizer._save wrote into folder; empty if nothing was."""
-    file = Path(folder) / STATE_FILE
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return read_object(Path(folder) / STATE_FILE)
+
+
+def read_object(file: Path) -> dict[str, Any]:
+    """The JSON object in file; empty if there is no file. Raises ValueError, naming the file, for anything else."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    except ValueError as error:
+        raise ValueError(f"{file}: found bad JSON ({error}), expected an object") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{file}: found a JSON {type(found).__name__}, expected an object")
+    return found
 
 
 def write_whole(path: Path, text: str) -> None:

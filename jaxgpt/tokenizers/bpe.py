@@ -12,13 +12,16 @@ from typing import ClassVar, Literal, SupportsIndex
 
 import tiktoken
 
+from jaxgpt.checks import nearest, require
 from jaxgpt.tokenizers.base import END_OF_TEXT, Tokenizer, as_texts, read_state, well_formed
-from jaxgpt.tokenizers.nearest import nearest
 
 # Both libraries' regex engines panic with a stack overflow on the \s+(?!\S) of every GPT pattern when a run of white
 # space is longer than about 600,000 characters; text is cut after this many.
 _MAX_SPACE = 100_000
 _LONG_SPACE = re.compile(rf"\s{{{_MAX_SPACE}}}")
+
+
+SMALLEST = 257  # vocabulary: every byte, and <|endoftext|>
 
 
 class BPETokenizer(Tokenizer):
@@ -40,8 +43,7 @@ class BPETokenizer(Tokenizer):
         texts: read once, never held in memory all together. If their pairs run out, the vocabulary stays smaller.
         Raises ValueError if vocab_size is below 257, the 256 bytes and <|endoftext|>.
         """
-        if vocab_size < 257:
-            raise ValueError(f"vocab_size: found {vocab_size}, expected at least 257: 256 bytes and {END_OF_TEXT}")
+        require(vocab_size >= SMALLEST, "vocab_size", vocab_size, f"at least {SMALLEST}: 256 bytes and {END_OF_TEXT}")
         import rustbpe
 
         trainer = rustbpe.Tokenizer()

@@ -7,7 +7,7 @@ from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any, ClassVar, Literal, SupportsIndex
 
-from jaxgpt.tokenizers.base import END_OF_TEXT, Tokenizer, read_state, well_formed, write_whole
+from jaxgpt.tokenizers.base import END_OF_TEXT, Tokenizer, read_object, read_state, well_formed, write_whole
 
 FILE = "tokenizer.json"
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
@@ -87,7 +87,10 @@ class JSONTokenizer(Tokenizer):
         """
         definition = (Path(folder) / FILE).read_text(encoding="utf-8")
         end_of_text = read_state(folder).get("end_of_text") or _eos_token(Path(folder) / "tokenizer_config.json")
-        return cls(definition, end_of_text or END_OF_TEXT)
+        try:
+            return cls(definition, end_of_text or END_OF_TEXT)
+        except ValueError as error:
+            raise ValueError(f"{folder}: {error}") from error
 
     def _recognises(self, allowed: frozenset[str]) -> Any:
         """The library's tokenizer that recognises the allowed special tokens and no others."""
@@ -104,8 +107,11 @@ class JSONTokenizer(Tokenizer):
 
 
 def _hide(model: dict[str, Any], tokens: AbstractSet[str]) -> None:
-    """Rename tokens within the vocabulary, ids kept: a Unigram or WordLevel model would spell text with them."""
+    """Rename tokens within the vocabulary, ids kept, and undo their merges: the model would spell text with them."""
     vocab = model["vocab"]
+    if "merges" in model:
+        pairs = [pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"]]
+        model["merges"] = [pair for pair in pairs if tokens.isdisjoint([*pair, "".join(pair)])]
     if isinstance(vocab, dict):
         for token in tokens & vocab.keys():
             vocab[f"\0{token}\0"] = vocab.pop(token)
@@ -116,7 +122,7 @@ def _hide(model: dict[str, Any], tokens: AbstractSet[str]) -> None:
 
 def _eos_token(config: Path) -> str | None:
     """The eos_token of a tokenizer_config.json, None if there is no such file or token."""
-    token = json.loads(config.read_text(encoding="utf-8")).get("eos_token") if config.is_file() else None
+    token = read_object(config).get("eos_token")
     return token["content"] if isinstance(token, dict) else token
 
 

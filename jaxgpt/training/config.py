@@ -2,15 +2,18 @@
 
 import dataclasses
 import json
+import re
 import runpy
 import sys
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, get_type_hints
 
 import tyro
 
-from jaxgpt.config import ModelConfig, require
+from jaxgpt.checks import check_names, check_types, require
+from jaxgpt.config import ModelConfig
 from jaxgpt.data import DataConfig
 from jaxgpt.sharding import MeshConfig
 
@@ -22,7 +25,7 @@ class OptimizerConfig:
     learning_rate: float = 1e-3
     """The highest, reached after the warm-up."""
     min_learning_rate: float = 1e-4
-    """The lowest, at the end."""
+    """The lowest, at the end. Not used with a constant schedule."""
     warmup_steps: int = 100
     """Steps of linear warm-up, none of them at 0."""
     schedule: Literal["cosine", "wsd", "constant"] = "cosine"
@@ -41,15 +44,16 @@ class OptimizerConfig:
     """Largest global norm of the gradient (None: any)."""
 
     def __post_init__(self):
+        check_types(self, "optimizer")
         for name in ("learning_rate", "epsilon"):
             require(getattr(self, name) > 0, f"optimizer.{name}", getattr(self, name), "a number above 0")
         for name in ("min_learning_rate", "warmup_steps", "weight_decay"):
             require(getattr(self, name) >= 0, f"optimizer.{name}", getattr(self, name), "a number of at least 0")
         for name in ("beta1", "beta2"):
             require(0 <= getattr(self, name) < 1, f"optimizer.{name}", getattr(self, name), "a number in [0, 1)")
-        require(
-            self.schedule in ("cosine", "wsd", "constant"), "optimizer.schedule", self.schedule, "cosine, wsd, constant"
-        )
+        falls = self.schedule == "constant" or self.min_learning_rate <= self.learning_rate
+        expected = f"at most optimizer.learning_rate={self.learning_rate}"
+        require(falls, "optimizer.min_learning_rate", self.min_learning_rate, expected)
         require(0 < self.decay_fraction <= 1, "optimizer.decay_fraction", self.decay_fraction, "a number in (0, 1]")
         require(self.clip is None or self.clip > 0, "optimizer.clip", self.clip, "a number above 0, or None")
 
@@ -90,13 +94,14 @@ class LoopConfig:
     """Also write TensorBoard event files to the run directory."""
 
     def __post_init__(self):
+        check_types(self, "train")
         positive = ("steps", "batch_size", "accumulation", "eval_every", "eval_batches", "final_eval_batches")
         for name in (*positive, "keep", "log_every", "sample_tokens", "steps_per_dispatch"):
             require(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "a positive integer")
         for name in ("save_every", "sample_every"):
             value = getattr(self, name)
             require(value is None or value >= 1, f"train.{name}", value, "a positive integer, or None")
-        require(self.seed >= 0, "train.seed", self.seed, "a number of at least 0")
+        require(0 <= self.seed < 2**32, "train.seed", self.seed, "an integer from 0, below 2**32")
         expected = f"a divisor of train.batch_size={self.batch_size}"
         require(self.batch_size % self.accumulation == 0, "train.accumulation", self.accumulation, expected)
 
@@ -123,6 +128,7 @@ class TrainConfig:
     """Go on from the run directory's last checkpoint; otherwise move an old run aside and start over."""
 
     def __post_init__(self):
+        check_types(self)
         rows, parts = self.train.batch_size // self.train.accumulation, self.mesh.data * self.mesh.fsdp
         expected = f"a multiple of mesh.data x mesh.fsdp = {parts} in each of the {self.train.accumulation} parts"
         require(rows % parts == 0, "train.batch_size", self.train.batch_size, expected)
@@ -130,6 +136,9 @@ class TrainConfig:
             parts, size = getattr(self.mesh, axis), getattr(self.model, name)
             shown = {"kv_heads": "n_kv_heads"}.get(name, name)
             require(size % parts == 0, f"mesh.{axis}", parts, f"a divisor of model.{shown}={size}")
+
+
+SECTIONS = {name: kind for name, kind in get_type_hints(TrainConfig).items() if dataclasses.is_dataclass(kind)}
 
 
 def load_config(argv: list[str], default: str) -> TrainConfig:
@@ -143,7 +152,7 @@ def load_config(argv: list[str], default: str) -> TrainConfig:
         base = _read(path)
         if base.out == TrainConfig.out:
             base = dataclasses.replace(base, out=f"runs/{path.stem}")
-        return tyro.cli(
+        config = tyro.cli(
             TrainConfig,
             default=base,
             args=options,
@@ -152,6 +161,10 @@ def load_config(argv: list[str], default: str) -> TrainConfig:
             use_underscores=True,
             config=(tyro.conf.AvoidSubcommands,),
         )
+        # Not in LoopConfig: a run's config is read where only its model is needed.
+        writes = not config.train.tensorboard or find_spec("tensorboardX") is not None
+        require(writes, "train.tensorboard", True, "False, or tensorboardX: pip install 'jaxgpt[tensorboard]'")
+        return config
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
 
@@ -159,10 +172,25 @@ def load_config(argv: list[str], default: str) -> TrainConfig:
 def _read(path: Path) -> TrainConfig:
     if not path.is_file():
         raise FileNotFoundError(f"config: found no file {path}, expected a .py file with a `config = TrainConfig(...)`")
-    config = runpy.run_path(str(path)).get("config")
+    try:
+        config = _run(path)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     if not isinstance(config, TrainConfig):
         raise ValueError(f"{path}: found config of type {type(config).__name__}, expected a TrainConfig")
     return config
+
+
+def _run(path: Path) -> Any:
+    """What the file calls config. Raises ValueError for a field that its config doesn't have."""
+    try:
+        return runpy.run_path(str(path)).get("config")
+    except TypeError as error:
+        kinds = {kind.__name__: (kind, section) for section, kind in [("", TrainConfig), *SECTIONS.items()]}
+        found = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
+        if found and found[1] in kinds:
+            check_names([found[2]], *kinds[found[1]])
+        raise
 
 
 def to_json(config: TrainConfig) -> str:
@@ -171,19 +199,18 @@ def to_json(config: TrainConfig) -> str:
 
 
 def from_json(text: str) -> TrainConfig:
-    """The inverse of `to_json`. Raises ValueError for a field that this version doesn't know."""
-    sections = {
-        "model": ModelConfig,
-        "data": DataConfig,
-        "optimizer": OptimizerConfig,
-        "train": LoopConfig,
-        "mesh": MeshConfig,
-    }
-    values = json.loads(text)
+    """The inverse of `to_json`. Raises ValueError for what it did not write, a field of another version say."""
     try:
-        return TrainConfig(**values | {name: kind(**values[name]) for name, kind in sections.items()})
-    except TypeError as error:
-        raise ValueError(f"train_config.json: {error}") from error
+        values = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"found bad JSON ({error}), expected a config") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"found a JSON {type(values).__name__}, expected a config")
+    check_names(values, TrainConfig)
+    for name, kind in SECTIONS.items():
+        require(isinstance(values.get(name), dict), name, values.get(name), f"the fields of a {kind.__name__}")
+        check_names(values[name], kind, name)
+    return TrainConfig(**values | {name: kind(**values[name]) for name, kind in SECTIONS.items()})
 
 
 def differences(old: TrainConfig, new: TrainConfig) -> list[str]:

@@ -14,11 +14,14 @@ CHECKPOINTS = "checkpoints"
 
 
 def read_config(folder: Path) -> TrainConfig:
-    """The config of the run in `folder`. Raises FileNotFoundError where there is none."""
+    """The config of the run in `folder`. Raises FileNotFoundError where there is none, ValueError for a broken one."""
     file = folder / CONFIG_FILE
     if not file.is_file():
         raise FileNotFoundError(f"{folder}: found no {CONFIG_FILE}, expected a run directory")
-    return from_json(file.read_text())
+    try:
+        return from_json(file.read_text())
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
 
 
 def write(folder: Path, config: TrainConfig, tokenizer: Tokenizer) -> None:
@@ -62,7 +65,7 @@ def claim(config: TrainConfig, log: Callable[[str], None] = print) -> Path:
     return folder
 
 
-def start_from(config: TrainConfig) -> TrainConfig:
+def start_from(config: TrainConfig, log: Callable[[str], None] = print) -> TrainConfig:
     """The config with the architecture and tokenizer of the run that init_from names; how to compute stays config's.
 
     A run that goes on needs its own directory only. Raises ValueError where the run named has no checkpoint.
@@ -74,8 +77,9 @@ def start_from(config: TrainConfig) -> TrainConfig:
     source = read_config(folder).model
     if not has_checkpoint(folder):
         raise ValueError(f"init_from: found no checkpoint in {folder}, expected a run that has saved one")
-    how = {name: getattr(config.model, name) for name in ("dropout", "dtype", "attention", "scan_layers", "remat")}
-    model = dataclasses.replace(source, **how)
+    own = ("dropout", "dtype", "attention", "scan_layers", "remat")
+    log(f"init_from: model and tokenizer are those of {folder}; of --model.* only {', '.join(own)} are this run's")
+    model = dataclasses.replace(source, **{name: getattr(config.model, name) for name in own})
     data = dataclasses.replace(config.data, tokenizer=f"saved:{config.init_from}")
     return dataclasses.replace(config, model=model, data=data)
 

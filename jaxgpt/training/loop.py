@@ -50,8 +50,19 @@ def restore_or_init(
 
 def training_batches(config: TrainConfig, tokens: np.ndarray) -> TrainBatches:
     """The run's batches by step. Raises ValueError where not one window fits into the tokens."""
+    _check_length(config, tokens, "training")
     loop, length = config.train, config.model.context_length
     return TrainBatches(tokens, length, loop.batch_size, loop.seed, config.data.stride, config.data.sampling)
+
+
+def _check_length(config: TrainConfig, tokens: np.ndarray, part: str) -> None:
+    shortest = config.model.context_length + 1
+    if len(tokens) < shortest:
+        own = part == "validation" and config.data.validation_path is not None
+        raise ValueError(
+            f"data.{'validation_path' if own else 'path'}: found {len(tokens)} tokens in the {part} part, "
+            f"expected at least model.context_length + 1 = {shortest}"
+        )
 
 
 def blocks(config: TrainConfig, batches: TrainBatches, step: int, mesh: Mesh) -> Iterator[tuple[int, int, Block]]:
@@ -75,10 +86,11 @@ def evaluator(config: TrainConfig, tokens: np.ndarray, objective: Objective, mes
     """(params, number of batches) -> mean loss in nats a token, over windows spread evenly over the validation part.
 
     The number is rounded up to a multiple of eval_batches, so that all evaluations run one program.
+    Raises ValueError where not one window fits into the tokens.
     """
+    _check_length(config, tokens, "validation")
     program = compile_evaluate(config.model, objective)
     size, length, rows = config.train.eval_batches, config.model.context_length, config.train.batch_size
-    EvalBatches(tokens, length, rows, size)  # a text too short is refused here
 
     def evaluate(params, n: int) -> float:
         batches = EvalBatches(tokens, length, rows, -(-n // size) * size)
@@ -100,12 +112,7 @@ def sample_start(config: TrainConfig, tokenizer: Tokenizer) -> list[int]:
         raise ValueError(f"train.sample_prompt: {error}") from error
     if len(prompt) > (most := config.model.context_length):
         raise ValueError(f"train.sample_prompt: found {len(prompt)} tokens, expected at most context_length={most}")
-    if prompt or tokenizer.end_of_text is not None:
-        return prompt or [tokenizer.end_of_text]
-    try:
-        return tokenizer.encode("\n")
-    except ValueError:  # a text of one line
-        return [0]
+    return prompt or tokenizer.start
 
 
 def sample(params, tokenizer: Tokenizer, config: TrainConfig, step: int) -> str:

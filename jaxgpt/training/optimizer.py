@@ -17,8 +17,8 @@ def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
         case "cosine":
             after = optax.cosine_decay_schedule(peak, rest, alpha=low / peak)
         case "wsd":
-            decay = max(round(config.decay_fraction * steps), 1)
-            after = optax.linear_schedule(peak, low, decay, transition_begin=max(rest - decay, 0))
+            decay = min(max(round(config.decay_fraction * steps), 1), rest)
+            after = optax.linear_schedule(peak, low, decay, transition_begin=rest - decay)
         case "constant":
             after = optax.constant_schedule(peak)
     warm = optax.linear_schedule(peak / (warmup + 1), peak, max(warmup, 1))

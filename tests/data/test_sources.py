@@ -124,15 +124,27 @@ def test_cutting_changes_no_token(monkeypatch):
     [
         ("empty.txt", b"", "data.path: found no text in {path}, expected"),
         ("blank.jsonl", b"\n\n", "data: found only empty documents, from {path} on"),
-        ("nul.txt", b"abc\0def", "data: found a byte that is not UTF-8 text in {path}, at offset 3"),
-        ("latin.txt", "é caf".encode() + b"\xe9 x", "data: found a byte that is not UTF-8 text in {path}, at offset 6"),
-        ("late.txt", "aé".encode() * 99 + b"\0", "data: found a byte that is not UTF-8 text in {path}, at offset 297"),
+        ("nul.txt", b"abc\0def", "data.path: found the binary file {path}, expected UTF-8 text"),
+        (
+            "latin.txt",
+            "é caf".encode() + b"\xe9 x",
+            "data: found a byte that is not UTF-8 text in {path}, at offset 6, expected UTF-8 text",
+        ),
+        (
+            "late.txt",
+            "aé".encode() * 999 + b"\0",
+            "data: found a byte that is not UTF-8 text in {path}, at offset 2997, expected UTF-8 text",
+        ),
         (
             "late.txt",
             "aé".encode() * 99 + b"\xff",
-            "data: found a byte that is not UTF-8 text in {path}, at offset 297",
+            "data: found a byte that is not UTF-8 text in {path}, at offset 297, expected UTF-8 text",
         ),
-        ("cut.txt", "aé".encode()[:-1], "data: found a byte that is not UTF-8 text in {path}, at offset 1"),
+        (
+            "cut.txt",
+            "aé".encode()[:-1],
+            "data: found a byte that is not UTF-8 text in {path}, at offset 1, expected UTF-8 text",
+        ),
         ("cut.txt.gz", gzip.compress(b"abc" * 99)[:-9], "data: found a damaged gzip file, {path}"),
         ("not.txt.gz", b"abc", "data: found a damaged gzip file, {path}"),
         ("a.jsonl", jsonl("ok") + b"\n{oops", "data: found bad JSON in {path}, line 2"),
@@ -162,6 +174,20 @@ def test_a_missing_file_is_named_with_its_setting(tmp_path):
 
 
 def test_a_folder_without_text_is_refused(tmp_path):
-    (tmp_path / "a.bin").write_bytes(b"\0")
     with pytest.raises(ValueError, match=re.escape(f"data.path: found no text in {tmp_path}")):
         files(str(tmp_path))
+    (tmp_path / "a.bin").write_bytes(b"\0")
+    with pytest.raises(
+        ValueError, match=re.escape(f"data.path: found only binary files in {tmp_path}, expected UTF-8")
+    ):
+        files(str(tmp_path))
+    (tmp_path / "b.txt").write_bytes(b"text")
+    assert files(str(tmp_path)) == [tmp_path / "b.txt"]
+
+
+def test_a_binary_file_that_a_glob_names_is_refused(tmp_path):
+    (tmp_path / "a.txt").write_text("text")
+    (tmp_path / "b.bin").write_bytes("text".encode("utf-16"))
+    expected = f"data.validation_path: found the binary file {tmp_path}/b.bin, expected UTF-8 text"
+    with pytest.raises(ValueError, match=re.escape(expected)):
+        files(f"{tmp_path}/*", "data.validation_path")

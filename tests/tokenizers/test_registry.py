@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 
@@ -42,13 +43,17 @@ def test_a_bad_name_is_answered_with_the_nearest(name, hint):
 
 
 def test_a_bad_encoding_is_answered_with_the_nearest():
-    with pytest.raises(ValueError, match=r"found 'cl10k_base', .*\(nearest: cl100k_base\)"):
+    with pytest.raises(ValueError, match=r"found 'tiktoken:cl10k_base', .*\(nearest: tiktoken:cl100k_base\)"):
         tokenizers.create("tiktoken:cl10k_base", texts, 300)
 
 
 def test_a_missing_tokenizer_json_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="nowhere"):
-        tokenizers.create(f"json:{tmp_path}/nowhere", texts, 300)
+    (tmp_path / "tokenizer.json").mkdir()
+    for name in (f"json:{tmp_path}/nowhere", f"json:{tmp_path}", f"saved:{tmp_path}"):
+        with pytest.raises(
+            FileNotFoundError, match=rf"^tokenizer: found '{name}', expected a folder with a .*tokenizer"
+        ):
+            tokenizers.create(name, texts, 300)
 
 
 def test_load_names_what_it_looked_for(tmp_path):
@@ -59,6 +64,21 @@ def test_load_names_what_it_looked_for(tmp_path):
 def test_load_refuses_an_unknown_kind(tmp_path):
     (tmp_path / "jaxgpt_tokenizer.json").write_text(json.dumps({"kind": "bp"}))
     with pytest.raises(ValueError, match=r"jaxgpt_tokenizer\.json: kind: found 'bp', expected .*\(nearest: bpe\)"):
+        tokenizers.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("jaxgpt_tokenizer.json", "", "found bad JSON (Expecting value: line 1 column 1 (char 0)), expected an object"),
+        ("jaxgpt_tokenizer.json", "[]", "found a JSON list, expected an object"),
+        ("jaxgpt_tokenizer.json", '{"kind": "char"}', "found no 'characters', expected the state of a char tokenizer"),
+        ("tokenizer.json", "{", "EOF while parsing"),
+    ],
+)
+def test_load_names_the_file_that_is_broken(tmp_path, name, content, expected):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=f"{re.escape(str(tmp_path))}.*{re.escape(name)}: {re.escape(expected)}"):
         tokenizers.load(tmp_path)
 
 

@@ -67,6 +67,35 @@ def test_special_tokens_only_when_allowed(wordpiece):
         wordpiece.encode(text, allowed_special={"<mask>"})
 
 
+def no_merge(words):
+    return {word: i for i, word in enumerate(words)}
+
+
+WORDS = ["?", "a", "<", "s", ">", "<s>", "<m>"]
+MODELS = {
+    "Unigram": lambda: models.Unigram([(word, -1.0 - i / 9) for i, word in enumerate(WORDS)], unk_id=0),
+    "WordLevel": lambda: models.WordLevel(no_merge(WORDS), unk_token="?"),
+    "WordPiece": lambda: models.WordPiece(no_merge(WORDS), unk_token="?"),
+    "BPE": lambda: models.BPE(no_merge([*WORDS, "<s"]), [("<", "s"), ("<s", ">")], unk_token="?"),
+}
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_no_model_spells_a_users_text_with_special_tokens(kind):
+    """The special token <s> stands in the model's own vocabulary: the model itself would choose it."""
+    built = library.Tokenizer(MODELS[kind]())
+    built.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    built.add_special_tokens(["<s>", "<m>"])
+    tokenizer = JSONTokenizer(built.to_str())
+    assert tokenizer.special_tokens == {"<s>": 5, "<m>": 6}
+    for text in ("<s>", "a <s> a", "<m>", "a<s>"):
+        assert not {5, 6} & set(tokenizer.encode(text)), text
+        assert 6 not in tokenizer.encode(text, allowed_special={"<s>"})
+    assert tokenizer.encode("a <s> a", allowed_special={"<s>"}) == [1, 5, 1]
+    assert tokenizer.encode("a <m> a", allowed_special="all") == [1, 6, 1]
+    assert tokenizer.decode([1, 5]).replace(" ", "") == "a<s>"
+
+
 def test_an_allowed_token_keeps_the_options_of_the_file():
     built = library.Tokenizer(models.WordLevel({"a": 0, " ": 1, "<m>": 2, "?": 3}, unk_token="?"))
     built.pre_tokenizer = pre_tokenizers.Split("", "isolated")

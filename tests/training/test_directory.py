@@ -1,3 +1,4 @@
+import re
 from dataclasses import replace
 
 import pytest
@@ -86,10 +87,25 @@ def test_a_folder_that_is_no_run_has_no_config(tmp_path):
         directory.read_config(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"), [("", "found bad JSON"), ('{"model": {"n_layer": 3}}', "model.n_layer: found")]
+)
+def test_a_broken_config_is_named_with_its_file(tmp_path, text, expected):
+    file = tmp_path / directory.CONFIG_FILE
+    file.write_text(text)
+    with pytest.raises(ValueError, match=re.escape(f"{file}: {expected}")):
+        directory.read_config(tmp_path)
+
+
 def test_starting_from_a_run_takes_its_shape_and_tokenizer_not_how_it_computes(tmp_path):
     source = started(config_of(tmp_path / "run"))
     wanted = ModelConfig(d_model=64, n_heads=4, dropout=0.1, remat="full", scan_layers=True)
-    found = directory.start_from(config_of(tmp_path / "new", model=wanted, init_from=str(source)))
+    said = []
+    found = directory.start_from(config_of(tmp_path / "new", model=wanted, init_from=str(source)), said.append)
+    assert said == [
+        f"init_from: model and tokenizer are those of {source}; "
+        "of --model.* only dropout, dtype, attention, scan_layers, remat are this run's"
+    ]
     assert found.model == replace(SMALL, vocab_size=10, dropout=0.1, remat="full", scan_layers=True)
     assert found.data.tokenizer == f"saved:{source}"
     with pytest.raises(FileNotFoundError, match="expected a run directory"):

@@ -9,7 +9,7 @@ import pytest
 from tiny import TINY, apply, draw
 
 from jaxgpt import gpt
-from jaxgpt.data import TrainBatches
+from jaxgpt.data import DataConfig, TrainBatches
 from jaxgpt.sharding import make_mesh
 from jaxgpt.tokenizers import CharTokenizer
 from jaxgpt.training import loop
@@ -52,12 +52,17 @@ def test_an_evaluation_is_the_mean_over_evenly_spread_windows():
     assert evaluate(params, 3) != evaluate(params, 6)
 
 
-def test_too_short_a_text_is_refused_before_any_work():
-    refused = pytest.raises(ValueError, match=r"found 8 tokens, expected at least context_length \+ 1 = 9")
-    with refused:
-        loop.training_batches(CONFIG, TOKENS[:8])
-    with refused:
-        loop.evaluator(CONFIG, TOKENS[:8], causal_lm, make_mesh())
+@pytest.mark.parametrize("own", [None, "other.txt"])
+def test_too_short_a_text_is_refused_before_any_work(own):
+    config = replace(CONFIG, data=DataConfig(validation_path=own))
+    expected = r" part, expected at least model\.context_length \+ 1 = 9$"
+    with pytest.raises(ValueError, match=r"^data\.path: found 8 tokens in the training" + expected):
+        loop.training_batches(config, TOKENS[:8])
+    blamed = "path" if own is None else "validation_path"
+    with pytest.raises(ValueError, match=rf"^data\.{blamed}: found 8 tokens in the validation" + expected):
+        loop.evaluator(config, TOKENS[:8], causal_lm, make_mesh())
+    loop.training_batches(config, TOKENS[:9])
+    loop.evaluator(config, TOKENS[:9], causal_lm, make_mesh())
 
 
 TOKENIZER = CharTokenizer.train(["abcdefghijklmnopqrstuvw"])
@@ -75,6 +80,15 @@ def test_a_sample_goes_on_from_its_prompt_and_depends_on_the_step_alone():
     bodies = [text.splitlines()[1] for text in texts]
     assert len(bodies[0]) == 3 + 9
     assert bodies[0] != bodies[2]
+
+
+def test_a_model_of_more_ids_than_the_tokenizer_writes_its_characters_only():
+    params, config = draw(gpt.declare(CFG)), prompted("ab")
+    few = CharTokenizer.train(["abcdef"])
+    for step in range(5):
+        body = loop.sample(params, few, config, step).splitlines()[1]
+        assert len(body) == 2 + 9
+        assert set(body) <= set("abcdef")
 
 
 def test_samples_start_from_the_prompt_else_from_the_beginning_of_a_text():

@@ -75,8 +75,8 @@ def test_the_golden_numbers_see_every_setting(golden, config, mask):
 
 
 def test_the_rate_has_its_highest_after_the_warm_up_and_its_lowest_at_the_end():
-    for schedule in ("cosine", "wsd"):
-        rate = make_schedule(replace(CONFIG, schedule=schedule), STEPS)
+    for schedule, fraction in (("cosine", 0.3), ("wsd", 0.3), ("wsd", 0.95), ("wsd", 1.0)):
+        rate = make_schedule(replace(CONFIG, schedule=schedule, decay_fraction=fraction), STEPS)
         assert float(rate(10)) == pytest.approx(1e-2) == max(float(rate(step)) for step in range(STEPS))
         assert float(rate(STEPS)) == pytest.approx(1e-3) == float(rate(STEPS + 50))
     assert float(rate(0)) == pytest.approx(1e-2 / 11)  # never 0
