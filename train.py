@@ -28,7 +28,7 @@ def train(config: TrainConfig) -> None:
     from jaxgpt.training.report import Report
     from jaxgpt.training.setup import keep_compiled_programs
     from jaxgpt.training.step import compile_train
-    from jaxgpt.training.stop import StopRequest
+    from jaxgpt.training.stop import sigterm
 
     # Mistakes of the config, the run directory and the text are reported here, before any long work.
     keep_compiled_programs()
@@ -49,7 +49,7 @@ def train(config: TrainConfig) -> None:
     update = compile_train(model, causal_lm, optimizer, mesh, loop.accumulation)
     evaluate = evaluator(config, dataset.validation, causal_lm, mesh)
 
-    with jax.set_mesh(mesh), StopRequest() as stop, Checkpoints(run / directory.CHECKPOINTS, loop.keep) as checkpoints:
+    with jax.set_mesh(mesh), sigterm() as asked, Checkpoints(run / directory.CHECKPOINTS, loop.keep) as checkpoints:
         state = restore_or_init(config, checkpoints, declarations, optimizer, mesh, dataset.identity)
         directory.write(run, config, dataset.tokenizer)
         first = int(state.step)
@@ -61,7 +61,7 @@ def train(config: TrainConfig) -> None:
                 state, metrics = update(state, block, end - step)
                 report.dispatched(step, end, metrics)  # waits for the dispatch before: the device never waits
 
-                val_loss, last, stopping = NOT_EVALUATED, end == loop.steps, bool(stop)
+                val_loss, last, stopping = NOT_EVALUATED, end == loop.steps, asked()
                 if last or end % loop.eval_every == 0:
                     with report.pause():
                         val_loss = evaluate(state.params, loop.eval_batches)  # checkpoints compare by the same batches
