@@ -26,18 +26,20 @@ def train(config: TrainConfig) -> None:
     from jaxgpt.training.objectives import causal_lm
     from jaxgpt.training.optimizer import make_optimizer
     from jaxgpt.training.report import Report
-    from jaxgpt.training.setup import keep_compiled_programs
+    from jaxgpt.training.setup import first_alone, join_processes, keep_compiled_programs
     from jaxgpt.training.step import compile_train
     from jaxgpt.training.stop import sigterm
 
     # Mistakes of the config, the run directory and the text are reported here, before any long work.
+    join_processes()
     keep_compiled_programs()
     mesh = make_mesh(config.mesh)
     config = directory.start_from(config)
-    run = directory.claim(config)
 
     # Text -> tokens, memory-mapped.
-    dataset = data.prepare(config.data, run / "data")
+    with first_alone():
+        run = directory.claim(config)
+        dataset = data.prepare(config.data, run / "data")
     config = directory.settle(config, dataset.tokenizer.vocab_size)
     sample_start(config, dataset.tokenizer)  # a prompt that can't be used is refused here
     batches = training_batches(config, dataset.train)
