@@ -102,6 +102,16 @@ def test_a_mistake_ends_both_processes_with_its_message(pair):
         assert "parameters on" not in stdout
 
 
+def test_an_environment_that_says_too_little_is_refused(pair):
+    one = copy.copy(pair.runner)
+    one.env = one.env | {"JAX_COORDINATOR_ADDRESS": "localhost:1", "JAX_PROCESS_ID": "0"}
+    assert one.refuse("too_little") == (
+        "error: environment: found JAX_COORDINATOR_ADDRESS=localhost:1, JAX_NUM_PROCESSES=None, JAX_PROCESS_ID=0, "
+        "expected process 0's HOST:PORT, a number of processes and one of 0 up to it"
+    )
+    assert not (pair.folder / "too_little").exists()
+
+
 FAILING = """
 import sys
 from jaxgpt.training.setup import first_alone, join_processes

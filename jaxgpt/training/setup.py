@@ -16,18 +16,24 @@ MESSAGE_BYTES = 1000
 
 
 def join_processes() -> None:
-    """Where JAX_COORDINATOR_ADDRESS, process 0's HOST:PORT, is set: be one of several processes. Process 0 speaks.
+    """Be one of several processes, where JAX_COORDINATOR_ADDRESS is set: HOST:PORT of process 0, which alone prints.
 
     JAX_NUM_PROCESSES and JAX_PROCESS_ID say how many there are and which this is; where JAX knows the cluster (a TPU
-    pod, Slurm) it finds both by itself. Comes before anything else of JAX.
+    pod, Slurm) it finds both by itself. Has to come before anything else of JAX.
+    Raises ValueError, naming the variables, for what can't be right.
     """
     if "JAX_COORDINATOR_ADDRESS" not in os.environ:
         return
     names = {"num_processes": "JAX_NUM_PROCESSES", "process_id": "JAX_PROCESS_ID"}
-    given = {field: int(os.environ[name]) for field, name in names.items() if name in os.environ}
-    # A process that fails alone waits so long for the others to end too, before they learn of it.
-    jax.distributed.initialize(**given, shutdown_timeout_seconds=10)
-    if jax.process_index() > 0:
+    try:
+        given = {field: int(os.environ[name]) for field, name in names.items() if name in os.environ}
+        # A process that fails alone waits so long for the others to end too, before they learn of it.
+        jax.distributed.initialize(**given, shutdown_timeout_seconds=10)
+    except (ValueError, IndexError) as error:  # IndexError: an address without a port
+        found = [f"{name}={os.environ.get(name)}" for name in ("JAX_COORDINATOR_ADDRESS", *names.values())]
+        expected = "process 0's HOST:PORT, a number of processes and one of 0 up to it"
+        raise ValueError(f"environment: found {', '.join(found)}, expected {expected}") from error
+    if jax.process_index() > 0:  # here once, not at every print
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
