@@ -26,18 +26,20 @@ def train(config: TrainConfig) -> None:
     from jaxgpt.training.objectives import causal_lm
     from jaxgpt.training.optimizer import make_optimizer
     from jaxgpt.training.report import Report
-    from jaxgpt.training.setup import keep_compiled_programs
+    from jaxgpt.training.setup import first_alone, join_processes, keep_compiled_programs
     from jaxgpt.training.step import compile_train
-    from jaxgpt.training.stop import StopRequest
+    from jaxgpt.training.stop import sigterm
 
     # Mistakes of the config, the run directory and the text are reported here, before any long work.
+    join_processes()
     keep_compiled_programs()
     mesh = make_mesh(config.mesh)
     config = directory.start_from(config)
-    run = directory.claim(config)
 
     # Text -> tokens, memory-mapped.
-    dataset = data.prepare(config.data, run / "data")
+    with first_alone():
+        run = directory.claim(config)
+        dataset = data.prepare(config.data, run / "data")
     config = directory.settle(config, dataset.tokenizer.vocab_size)
     sample_start(config, dataset.tokenizer)  # a prompt that can't be used is refused here
     batches = training_batches(config, dataset.train)
@@ -49,7 +51,7 @@ def train(config: TrainConfig) -> None:
     update = compile_train(model, causal_lm, optimizer, mesh, loop.accumulation)
     evaluate = evaluator(config, dataset.validation, causal_lm, mesh)
 
-    with jax.set_mesh(mesh), StopRequest() as stop, Checkpoints(run / directory.CHECKPOINTS, loop.keep) as checkpoints:
+    with jax.set_mesh(mesh), sigterm() as asked, Checkpoints(run / directory.CHECKPOINTS, loop.keep) as checkpoints:
         state = restore_or_init(config, checkpoints, declarations, optimizer, mesh, dataset.identity)
         directory.write(run, config, dataset.tokenizer)
         first = int(state.step)
@@ -61,7 +63,7 @@ def train(config: TrainConfig) -> None:
                 state, metrics = update(state, block, end - step)
                 report.dispatched(step, end, metrics)  # waits for the dispatch before: the device never waits
 
-                val_loss, last, stopping = NOT_EVALUATED, end == loop.steps, bool(stop)
+                val_loss, last, stopping = NOT_EVALUATED, end == loop.steps, asked()
                 if last or end % loop.eval_every == 0:
                     with report.pause():
                         val_loss = evaluate(state.params, loop.eval_batches)  # checkpoints compare by the same batches

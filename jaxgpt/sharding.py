@@ -105,12 +105,9 @@ def time_is_cut() -> bool:
 
 
 def place(batch: PyTree, mesh: Mesh, axes: tuple[str | None, ...]) -> PyTree[Array]:
-    """A global batch from each process's own rows, cut along these logical axes (the batch's rows are "batch")."""
-    rows = axes.index("batch")
+    """A batch cut along these logical axes; every process has all of it and copies what its own devices hold."""
 
     def put(x):
-        shape = list(x.shape)
-        shape[rows] *= jax.process_count()
-        return jax.make_array_from_process_local_data(named(axes[: x.ndim], tuple(shape), mesh), x, tuple(shape))
+        return jax.make_array_from_callback(x.shape, named(axes[: x.ndim], x.shape, mesh), x.__getitem__)
 
     return jax.tree.map(put, batch)

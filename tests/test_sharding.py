@@ -78,6 +78,22 @@ def test_time_is_cut_by_the_sequence_axis_alone():
             assert sharding.time_is_cut() is cut
 
 
+class Recorder(np.ndarray):
+    """An array that notes the shape of every part read."""
+
+    def __getitem__(self, index):
+        part = np.asarray(self)[index]
+        self.read.append(part.shape)
+        return part
+
+
+def test_place_reads_a_shard_for_each_device_and_nothing_else():
+    batch = np.arange(4 * 6).reshape(4, 6).view(Recorder)
+    batch.read = []
+    place(batch, make_mesh(MeshConfig(data=2, tensor=2, sequence=2)), ("batch", "time"))
+    assert batch.read == [(2, 3)] * 8
+
+
 def test_place_cuts_rows_wherever_the_batch_axis_is():
     mesh = make_mesh(MeshConfig(data=2, sequence=2))
     batch = {"tokens": np.arange(4 * 6).reshape(4, 6), "rows": np.arange(4)}

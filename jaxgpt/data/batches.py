@@ -19,27 +19,11 @@ class Batches(ABC):
     batch_size: int
 
     @abstractmethod
-    def block(self, step: int, k: int, process_index: int = 0, process_count: int = 1) -> Block:
-        """Batches step ... step + k - 1 stacked, gathered at once, for the rows that one process feeds.
-
-        The rows of all processes, in order, are those of the one batch that does not depend on process_count.
-        Raises ValueError if process_count does not divide batch_size.
-        """
-
-    def local(self, step: int, process_index: int, process_count: int) -> Batch:
-        """The rows of batches[step] that one process feeds."""
-        return {name: rows[0] for name, rows in self.block(step, 1, process_index, process_count).items()}
+    def block(self, step: int, k: int) -> Block:
+        """Batches step ... step + k - 1 stacked, gathered at once."""
 
     def __getitem__(self, step: int) -> Batch:
-        return self.local(step, 0, 1)
-
-    def _rows(self, process_index: int, process_count: int) -> slice:
-        if self.batch_size % process_count:
-            raise ValueError(
-                f"train.batch_size: found {self.batch_size}, expected a multiple of the {process_count} processes"
-            )
-        size = self.batch_size // process_count
-        return slice(process_index * size, (process_index + 1) * size)
+        return {name: rows[0] for name, rows in self.block(step, 1).items()}
 
 
 class TrainBatches(Batches):
@@ -68,9 +52,8 @@ class TrainBatches(Batches):
         self._spans = spans(tokens, context_length, stride)
         self._draw = {"random": self._random, "epochs": self._epochs}[sampling]
 
-    def block(self, step: int, k: int, process_index: int = 0, process_count: int = 1) -> Block:
-        rows = self._rows(process_index, process_count)
-        return _gather(self._spans, self._draw(step, k)[:, rows])
+    def block(self, step: int, k: int) -> Block:
+        return _gather(self._spans, self._draw(step, k))
 
     def _random(self, step: int, k: int) -> Int64[np.ndarray, "{k} batch"]:
         generators = [np.random.default_rng((self._seed, step + i)) for i in range(k)]
@@ -100,12 +83,11 @@ class EvalBatches(Batches):
     def __len__(self) -> int:
         return len(self._starts) // self.batch_size
 
-    def block(self, step: int, k: int, process_index: int = 0, process_count: int = 1) -> Block:
+    def block(self, step: int, k: int) -> Block:
         """As Batches.block. Raises IndexError unless 0 <= step and step + k <= len(self)."""
         if step < 0 or step + k > len(self):
             raise IndexError(f"batches {step} to {step + k - 1}, expected 0 to {len(self) - 1}")
-        rows = self._rows(process_index, process_count)
-        return _gather(self._spans, self._starts.reshape(-1, self.batch_size)[step : step + k, rows])
+        return _gather(self._spans, self._starts.reshape(-1, self.batch_size)[step : step + k])
 
 
 def _gather(

@@ -120,7 +120,7 @@ class ShardWriter:
 
 
 def _temporary(path: Path) -> Path:
-    return path.with_name(path.name + ".tmp")
+    return path.with_name(f"{path.name}.{os.getpid()}.tmp")  # of this process: two runs may build in one folder
 
 
 def _sync(stream) -> None:

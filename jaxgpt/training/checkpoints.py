@@ -8,12 +8,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from jaxtyping import Array, PyTree, UInt32
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from jaxgpt.training.state import TrainState
 
 NOT_EVALUATED = float("inf")  # the val_loss of a checkpoint between evaluations: never the best
+
+
+class _Manager(ocp.CheckpointManager):
+    def reached_preemption(self, step: int) -> bool:
+        # Orbax asks by steps, train.py by dispatches: JAX would have all processes stop at a number that none asks for.
+        return False
 
 
 class Checkpoints:
@@ -32,7 +39,7 @@ class Checkpoints:
             best_mode="min",
             preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
         )
-        self._manager = ocp.CheckpointManager(self._folder, options=options)
+        self._manager = _Manager(self._folder, options=options)
 
     def save(self, state: TrainState, data: str, config: dict[str, Any], val_loss: float = NOT_EVALUATED) -> None:
         """Write the state in the background, its data's identity and config beside it; returns when it may be donated.
@@ -98,6 +105,7 @@ class Checkpoints:
             aside = self._folder / f"damaged-{step}"
             shutil.rmtree(aside, ignore_errors=True)
             (self._folder / str(step)).rename(aside)
+        multihost_utils.sync_global_devices("set aside")
         self._manager.reload()
 
     def wait(self) -> None:

@@ -5,6 +5,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import jax
+
 from jaxgpt import tokenizers
 from jaxgpt.tokenizers import Tokenizer
 from jaxgpt.training.config import TrainConfig, differences, from_json, to_json
@@ -25,7 +27,12 @@ def read_config(folder: Path) -> TrainConfig:
 
 
 def write(folder: Path, config: TrainConfig, tokenizer: Tokenizer) -> None:
-    """Put the config and the tokenizer where the readers of a run look for them, each whole or not at all."""
+    """Put the config and the tokenizer where the readers of a run look for them, each whole or not at all.
+
+    Of several processes the first does so, the others nothing.
+    """
+    if jax.process_index() > 0:
+        return
     tokenizer.save(folder)
     beside = folder / f".{CONFIG_FILE}"
     beside.write_text(to_json(config))

@@ -76,8 +76,7 @@ def blocks(config: TrainConfig, batches: TrainBatches, step: int, mesh: Mesh) ->
     starts = [step, *ends][:-1]
 
     def make(start: int) -> Block:
-        local = batches.block(start, loop.steps_per_dispatch, jax.process_index(), jax.process_count())
-        return place(local, mesh, (None, "batch", "time"))
+        return place(batches.block(start, loop.steps_per_dispatch), mesh, (None, "batch", "time"))
 
     return zip(starts, ends, prefetch(make, starts), strict=True)
 
@@ -96,8 +95,8 @@ def evaluator(config: TrainConfig, tokens: np.ndarray, objective: Objective, mes
         batches = EvalBatches(tokens, length, rows, -(-n // size) * size)
         nats = weight = 0.0
         for start in range(0, len(batches), size):
-            local = batches.block(start, size, jax.process_index(), jax.process_count())
-            sums = jax.device_get(program(params, place(local, mesh, (None, "batch", "time"))))
+            block = place(batches.block(start, size), mesh, (None, "batch", "time"))
+            sums = jax.device_get(program(params, block))
             nats, weight = nats + float(sums[0]), weight + float(sums[1])
         return nats / weight
 

@@ -28,7 +28,8 @@ class Report:
 
     def __init__(self, run: Path, config: TrainConfig, start: int, bytes_per_token: float):
         self._run, self._config, self._bytes_per_token = run, config, bytes_per_token
-        self._file = MetricsFile(run, start, config.train.tensorboard)
+        # Every process waits and raises; the first of them writes.
+        self._file = MetricsFile(run, start, config.train.tensorboard) if jax.process_index() == 0 else None
         steps = config.train.steps
         self._display = Display(start, steps)
         # All at once: a rate computed on the way would queue behind the steps in flight.
@@ -45,7 +46,8 @@ class Report:
 
     def __exit__(self, *_):
         self._display.__exit__()
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
     def say(self, text: str) -> None:
         """A line for the reader."""
@@ -96,7 +98,8 @@ class Report:
 
     def plot(self) -> None:
         """Draw loss.png from all rows so far."""
-        plot_loss(read_rows(self._file.path), self._run / "loss.png", self._run.name)
+        if self._file is not None:
+            plot_loss(read_rows(self._file.path), self._run / "loss.png", self._run.name)
         self._plotted = time.perf_counter()
 
     def _at_event(self, step: int) -> bool:
@@ -111,5 +114,6 @@ class Report:
         return row
 
     def _tell(self, row: dict[str, Any]) -> None:
-        self._file.write(row)
+        if self._file is not None:
+            self._file.write(row)
         self._display.row(row)

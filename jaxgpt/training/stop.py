@@ -1,21 +1,28 @@
 """SIGTERM as a question that the loop asks between two steps."""
 
+import contextlib
+import itertools
 import signal
+from collections.abc import Callable, Iterator
+
+import jax
+from jax.experimental import multihost_utils
 
 
-class StopRequest:
-    """Truthy once the process was asked to end; the signal's old handler comes back at the end of the `with`."""
+@contextlib.contextmanager
+def sigterm() -> Iterator[Callable[[], bool]]:
+    """Gives the question whether the run was asked to end, to be asked after every dispatch.
 
-    def __enter__(self):
-        self._asked = False
-        self._old = signal.signal(signal.SIGTERM, self._ask)
-        return self
-
-    def __exit__(self, *_):
-        signal.signal(signal.SIGTERM, self._old)
-
-    def _ask(self, *_):
-        self._asked = True
-
-    def __bool__(self) -> bool:
-        return self._asked
+    Of several processes each must ask as often as the others. A signal to any of them then ends all after the same
+    dispatch: JAX, which holds the signal there, tells the others and picks a number of questions that is ahead of all.
+    """
+    if jax.process_count() > 1:
+        asked = itertools.count(1)
+        yield lambda: multihost_utils.reached_preemption_sync_point(next(asked))
+        return
+    signals = []
+    old = signal.signal(signal.SIGTERM, lambda *_: signals.append(1))
+    try:
+        yield lambda: bool(signals)
+    finally:
+        signal.signal(signal.SIGTERM, old)

@@ -52,19 +52,6 @@ def test_a_block_is_its_batches_stacked(sampling):
         assert_same({name: rows[i] for name, rows in block.items()}, batches[20 + i])
 
 
-@BOTH
-@pytest.mark.parametrize("count", [1, 2, 3, 6])
-def test_the_processes_rows_are_the_one_batch(sampling, count):
-    for batches in (train(sampling), EvalBatches(TOKENS, T, B, 5)):
-        local = [batches.local(4, index, count) for index in range(count)]
-        assert_same({name: np.concatenate([rows[name] for rows in local]) for name in local[0]}, batches[4])
-
-
-def test_processes_must_divide_the_batch():
-    with pytest.raises(ValueError, match=r"train\.batch_size: found 6, expected a multiple of the 4 processes"):
-        train("random").local(0, 0, 4)
-
-
 @pytest.mark.parametrize("stride", [None, 1, 5])
 def test_every_window_comes_once_an_epoch(stride):
     batches = train("epochs", stride=stride)

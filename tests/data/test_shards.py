@@ -1,4 +1,5 @@
 import json
+import os
 
 import numpy as np
 import pytest
@@ -77,14 +78,24 @@ def test_an_interrupted_writer_leaves_the_old_shard(tmp_path):
 def test_a_writer_killed_at_any_point_leaves_no_wrong_shard(tmp_path):
     write(tmp_path / "new", [(6, 7)], fingerprint={})
     write(tmp_path / "train")
-    (tmp_path / "train.bin.tmp").write_bytes(b"half")  # killed while it wrote
+    (tmp_path / "train.bin.1.tmp").write_bytes(b"half")  # process 1, killed while it wrote
     assert read_shard(tmp_path / "train", PRINT)[0].tolist() == [1, 2, 3, 4, 5]
     (tmp_path / "new.bin").replace(tmp_path / "train.bin")  # killed between the two renames
     with pytest.raises(StaleError):
         read_shard(tmp_path / "train", PRINT)
     write(tmp_path / "train", [(8,)])
     assert read_shard(tmp_path / "train", PRINT)[0].tolist() == [8]
-    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_two_processes_may_write_one_shard(tmp_path, monkeypatch):
+    with ShardWriter(tmp_path / "train", 300, PRINT) as shard:
+        shard.append([1, 2], 2)
+        with monkeypatch.context() as other:
+            other.setattr(os, "getpid", lambda: 1)
+            write(tmp_path / "train", [(3,)])
+            assert read_shard(tmp_path / "train", PRINT)[0].tolist() == [3]
+    assert read_shard(tmp_path / "train", PRINT)[0].tolist() == [1, 2]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["train.bin", "train.json"]
 
 
 def test_a_mapped_shard_outlives_its_replacement(tmp_path):

@@ -1,6 +1,7 @@
 import re
 from dataclasses import replace
 
+import jax
 import pytest
 
 from jaxgpt.config import ModelConfig
@@ -73,6 +74,12 @@ def test_a_run_without_a_checkpoint_stands_in_no_way(tmp_path):
     config = config_of(tmp_path / "run")
     (started(config) / "checkpoints" / "10").rmdir()
     directory.claim(replace(config, train=LoopConfig(steps=7)))
+
+
+def test_of_several_processes_one_writes(tmp_path, monkeypatch):
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    directory.write(tmp_path, config_of(tmp_path), TOKENIZER)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_in_the_way_is_refused(tmp_path):

@@ -2,6 +2,7 @@ import json
 import math
 from dataclasses import replace
 
+import jax
 import jax.numpy as jnp
 import pytest
 
@@ -84,6 +85,19 @@ def test_a_validation_loss_that_is_not_finite_is_named(tmp_path):
     with Report(tmp_path, CONFIG, 0, 1.0) as report, pytest.raises(NonFiniteError, match="step 12: found validation"):
         report.evaluated(12, math.nan)
     assert rows(tmp_path) == []
+
+
+def test_of_several_processes_one_writes_and_all_raise(tmp_path, monkeypatch):
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    with Report(tmp_path, CONFIG, 0, 1.0) as report:
+        report.dispatched(0, 3, metrics_of(1.0, 2.0, 3.0))
+        report.settle()
+        report.evaluated(3, 1.0)
+        report.plot()
+        report.dispatched(3, 4, metrics_of(math.nan))
+        with pytest.raises(NonFiniteError, match="step 4"):
+            report.settle()
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_plot_is_of_all_rows(tmp_path):
