@@ -28,7 +28,7 @@ config = TrainConfig(
         eval_every=250,
         final_eval_batches=40,
         sample_every=500,
-        sample_prompt="    def",
+        sample_prompt="\n",
         sample_tokens=160,
     ),
 )

@@ -35,6 +35,7 @@ TINY = {
     "train.save_every": 10,
     "train.log_every": 5,
     "train.sample_tokens": 20,
+    "train.sample_prompt": "",
     "train.sample_every": None,
     "train.steps_per_dispatch": 7,
 }
@@ -145,7 +146,7 @@ def test_a_run_leaves_its_files_and_its_loss_falls(finished):
     assert rows[-1]["train_loss"] < rows[1]["train_loss"] - 0.3
     assert json.loads((run / "train_config.json").read_text())["model"]["vocab_size"] == 16
     assert newest_step(run) == 60
-    assert "3,632 parameters on 1 cpu" in stdout
+    assert "3,376 parameters on 1 cpu" in stdout
     assert len(sample_of(stdout).splitlines()[1]) == 20
     assert stdout.endswith(f"run: {run}\n")
 

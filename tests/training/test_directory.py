@@ -82,6 +82,14 @@ def test_of_several_processes_one_writes(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_no_run_makes_way_for_one_that_cannot_begin(tmp_path):
+    config = config_of(tmp_path / "run", resume=False)
+    (started(config_of(tmp_path / "run")) / "note").write_text("first")
+    with pytest.raises(FileNotFoundError, match=r"data\.path: found /nowhere"):
+        directory.claim(replace(config, data=replace(config.data, path="/nowhere")))
+    assert (tmp_path / "run" / "note").read_text() == "first"
+
+
 def test_a_file_in_the_way_is_refused(tmp_path):
     (tmp_path / "run").write_text("mine")
     with pytest.raises(ValueError, match=r"out: found the file .*run, expected a folder or a new name"):
