@@ -208,7 +208,7 @@ def from_json(text: str) -> TrainConfig:
         raise ValueError(f"found a JSON {type(values).__name__}, expected a config")
     check_names(values, TrainConfig)
     for name, kind in SECTIONS.items():
-        require(isinstance(values.get(name), dict), name, values.get(name), f"the fields of a {kind.__name__}")
+        require(isinstance(values.get(name), dict), name, values.get(name), f"the fields of {kind.__name__}")
         check_names(values[name], kind, name)
     return TrainConfig(**values | {name: kind(**values[name]) for name, kind in SECTIONS.items()})
 
