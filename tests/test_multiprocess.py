@@ -2,6 +2,7 @@
 
 import copy
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -9,6 +10,7 @@ import sys
 
 import numpy as np
 import pytest
+from damage import cut
 from test_train import Runner, losses, newest_step, sample_of, wait_for
 
 SHORT = {"train.steps": 20, "train.eval_every": 10}
@@ -100,6 +102,18 @@ def test_a_mistake_ends_both_processes_with_its_message(pair):
         assert "Traceback" not in stderr
         assert stderr.splitlines()[-1] == "error: data.path: found /nowhere.txt, no such file or folder"
         assert "parameters on" not in stdout
+
+
+def test_a_damaged_checkpoint_ends_both_processes_and_one_process_steps_over_it(pair, alone):
+    run = pair.folder / "damaged"
+    shutil.copytree(alone[0], run)
+    cut(run / "checkpoints" / "20")
+    ended = wait(pair.start(run.name, **SHORT, **{"mesh.tensor": 2}), 60)
+    assert all(code == 1 for code, _, _ in ended)
+    assert "error: checkpoint 20 is damaged (" in ended[0][2]
+    assert newest_step(run) == 20
+    assert "stepping over it" in pair.runner.finish(run.name, **SHORT)
+    assert losses(run) == losses(alone[0])
 
 
 def test_an_environment_that_says_too_little_is_refused(pair):

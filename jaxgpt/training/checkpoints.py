@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 from jaxtyping import Array, PyTree, UInt32
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
@@ -62,7 +61,8 @@ class Checkpoints:
         """The state of the newest whole checkpoint, placed as `abstract` says; None if there are no checkpoints.
 
         A damaged one is named, set aside as damaged-N and stepped over, so that its step can be saved again.
-        Raises ValueError if it learnt from other data than this, or if all are damaged; then none is set aside.
+        Raises ValueError if it learnt from other data than this, or if all are damaged, or one of several processes
+        finds damage; then none is set aside.
         """
         damaged = []
         for step in sorted(self._manager.all_steps(), reverse=True):
@@ -70,7 +70,10 @@ class Checkpoints:
                 run = self._manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore()))["run"]
                 state = self._read(step, abstract, run) if run["data"] == data else None
             except Exception as error:  # Orbax raises a bare Exception for a truncated file, KeyError for a lost one
-                self._log(f"checkpoint {step} is damaged ({_first_line(error)}): stepping over it")
+                found = f"checkpoint {step} is damaged ({_first_line(error)})"
+                if jax.process_count() > 1:  # perhaps in this process's part alone: the others don't step along
+                    raise ValueError(f"{found}, expected a whole one, or one process, which steps over it") from error
+                self._log(f"{found}: stepping over it")
                 damaged.append(step)
                 continue
             if state is None:
@@ -101,11 +104,9 @@ class Checkpoints:
 
     def _set_aside(self, step: int) -> None:
         # Never deleted: what failed may have been this program or its memory, not the file.
-        if jax.process_index() == 0:
-            aside = self._folder / f"damaged-{step}"
-            shutil.rmtree(aside, ignore_errors=True)
-            (self._folder / str(step)).rename(aside)
-        multihost_utils.sync_global_devices("set aside")
+        aside = self._folder / f"damaged-{step}"
+        shutil.rmtree(aside, ignore_errors=True)
+        (self._folder / str(step)).rename(aside)
         self._manager.reload()
 
     def wait(self) -> None:
