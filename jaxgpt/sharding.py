@@ -7,6 +7,8 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, PyTree
 
+from jaxgpt.checks import check_types, require
+
 # A logical axis takes the mesh axes of its row that still divide it and that no earlier axis of the array took.
 RULES: dict[str, tuple[str, ...]] = {
     "batch": ("data", "fsdp"),
@@ -37,9 +39,10 @@ class MeshConfig:
     """Parts that heads, MLP and vocabulary are cut into."""
 
     def __post_init__(self):
+        check_types(self, "mesh")
         for field in fields(self):
-            if getattr(self, field.name) < 1:
-                raise ValueError(f"mesh.{field.name}: found {getattr(self, field.name)}, expected a positive integer")
+            size = getattr(self, field.name)
+            require(size >= 1, f"mesh.{field.name}", size, "a positive integer")
 
     @property
     def size(self) -> int:

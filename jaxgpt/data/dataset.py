@@ -52,6 +52,7 @@ def prepare(config: DataConfig, cache: Path, log: Callable[[str], None] = print)
     try:
         return _open(cache, recipe)
     except StaleError as reason:
+        tokenizers.check(config.tokenizer, "data.tokenizer")
         log(f"data: preparing {config.path} ({reason})")
     _build(config, train, validation, cache, recipe)
     dataset = _open(cache, recipe)
