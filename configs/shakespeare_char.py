@@ -2,7 +2,8 @@
 
     python train.py configs/shakespeare_char.py --data.path input.txt
 
-0.8M parameters, 2,000 steps of 12 x 64 characters: 190 s on 2 busy CPU cores, validation loss 1.911 nats.
+0.8M parameters, 2,000 steps of 12 x 64 characters: 45 s on 2 CPU cores, validation loss 1.746 nats. One number is not
+nanoGPT's: init_std is near 1/sqrt(d_model); with 0.02 the loss is 1.91.
 """
 
 from jaxgpt.config import ModelConfig
