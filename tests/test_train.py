@@ -314,6 +314,14 @@ def test_starting_from_another_run_takes_its_parameters_and_tokenizer(runner, fi
     assert config["data"]["tokenizer"] == f"saved:{run}"
 
 
+def test_checkpoints_compare_by_the_batches_of_every_evaluation(runner, finished):
+    run, _ = finished
+    saved = json.loads((run / "checkpoints" / "60" / "metrics" / "metrics").read_text())["val_loss"]
+    assert saved != losses(run)[-1][2]  # that is over the 4 batches of the end
+    runner.finish("from_on_2", "--init_from", str(run), **{"train.steps": 1})
+    assert losses(runner.folder / "from_on_2")[0][2] == pytest.approx(saved, rel=1e-6)
+
+
 def test_a_vocabulary_that_does_not_fit_a_start_is_refused(runner, finished):
     run = runner.folder / "narrow"
     subprocess.run(["cp", "-r", str(finished[0]), str(run)], check=True)
