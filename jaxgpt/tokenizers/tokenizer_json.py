@@ -68,7 +68,7 @@ class JSONTokenizer(Tokenizer):
         if not isinstance(model, import_library().models.WordPiece):
             return None
         prefix = model.continuing_subword_prefix
-        inside = [i for token, i in self._ids.items() if token.startswith(prefix) and token not in self._special_tokens]
+        inside = [i for token, i in self._ids.items() if token.startswith(prefix)]
         return np.isin(np.arange(self.vocab_size), inside)
 
     def encode(self, text: str, *, allowed_special: AbstractSet[str] | Literal["all"] = frozenset()) -> list[int]:

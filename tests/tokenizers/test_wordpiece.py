@@ -152,6 +152,11 @@ def test_training_by_parts_is_training_on_the_whole(unicode_texts, monkeypatch):
     assert wordpiece.train(text, 4000).definition == whole.definition
 
 
+def test_a_text_is_not_cut_where_a_character_is_removed():
+    text = "cd " * 333_333 + "a\x1cb"  # \x1c, a space to Python, is the character after the first million
+    assert "ab" in wordpiece.train([text, text], 100).library.get_vocab()
+
+
 def test_training_uncased_lowers_and_strips_accents():
     assert wordpiece.train("É é", 7).library.get_vocab().keys() == {*SPECIAL, "e", "##e"}
     assert wordpiece.train("É é", 9, cased=True).library.get_vocab().keys() == {*SPECIAL, "É", "é", "##É", "##é"}
