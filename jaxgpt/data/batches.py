@@ -6,27 +6,42 @@ import numpy as np
 from jaxtyping import Int64, Integer, Shaped
 
 from jaxgpt.data.config import Sampling
-from jaxgpt.data.permutation import shuffled
+from jaxgpt.data.permutation import reshuffled
 from jaxgpt.data.windows import spans
 
-Batch = dict[str, Shaped[np.ndarray, "batch time"]]
-Block = dict[str, Shaped[np.ndarray, "steps batch time"]]
+Batch = dict[str, Shaped[np.ndarray, "batch ..."]]
+Block = dict[str, Shaped[np.ndarray, "steps batch ..."]]
 
 
 class Batches(ABC):
-    """batches[step] is a dict of arrays [batch_size, time]; int32 "inputs" and, one token later, "targets"."""
+    """batches[step] is a dict of arrays [batch_size, ...], named as the loss wants them."""
 
     batch_size: int
+    run_length: int | None = None
+    """Steps i * run_length ... (i + 1) * run_length - 1 are of one shape, other runs perhaps of another. None: all."""
 
     @abstractmethod
     def block(self, step: int, k: int) -> Block:
-        """Batches step ... step + k - 1 stacked, gathered at once."""
+        """Batches step ... step + k - 1, all of one run, stacked, gathered at once."""
+
+    @abstractmethod
+    def tokens(self, start: int, end: int) -> int:
+        """Tokens that a model reads in batches start ... end - 1, padding aside."""
 
     def __getitem__(self, step: int) -> Batch:
         return {name: rows[0] for name, rows in self.block(step, 1).items()}
 
 
-class TrainBatches(Batches):
+class _Windows(Batches):
+    """int32 "inputs" and, one token later, "targets", [batch_size, context_length]."""
+
+    _spans: Shaped[np.ndarray, "windows span"]
+
+    def tokens(self, start: int, end: int) -> int:
+        return (end - start) * self.batch_size * (self._spans.shape[1] - 1)
+
+
+class TrainBatches(_Windows):
     """An endless sequence of training batches.
 
     tokens: the training part, usually memory-mapped.
@@ -60,15 +75,11 @@ class TrainBatches(Batches):
         return np.array([generator.integers(len(self._spans), size=self.batch_size) for generator in generators])
 
     def _epochs(self, step: int, k: int) -> Int64[np.ndarray, "{k} batch"]:
-        size = len(self._spans)
-        epoch, position = np.divmod(np.arange(step * self.batch_size, (step + k) * self.batch_size), size)
-        window = np.empty_like(position)
-        for e in range(int(epoch[0]), int(epoch[-1]) + 1):
-            window[epoch == e] = shuffled(position[epoch == e], size, (self._seed, e))
-        return window.reshape(k, self.batch_size)
+        positions = np.arange(step * self.batch_size, (step + k) * self.batch_size)
+        return reshuffled(positions, len(self._spans), (self._seed,)).reshape(k, self.batch_size)
 
 
-class EvalBatches(Batches):
+class EvalBatches(_Windows):
     """n batches of windows spread evenly over tokens, the same at every evaluation.
 
     Where tokens are shorter than all of them together, neighbouring windows overlap.
