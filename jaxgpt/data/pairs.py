@@ -133,8 +133,8 @@ def _build(config: DataConfig, train: PairFiles, validation: PairFiles | None, c
         held = np.zeros(n, bool)
     else:
         held = held_out(n, config.validation_fraction)
-        expected = f"a share that leaves one or more of {n} pairs to each part"
-        require(0 < held.sum() < n, "data.validation_fraction", config.validation_fraction, expected)
+        expected = f"a share that holds out one or more of {n} pairs"
+        require(bool(held.any()), "data.validation_fraction", config.validation_fraction, expected)
 
     def parts() -> Iterator[tuple[Part, Pair]]:
         for out, pair in zip(held, read_pairs(train), strict=True):

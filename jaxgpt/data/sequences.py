@@ -1,6 +1,7 @@
 """Sequences of tokens in one array, each ended by one token that is nowhere else."""
 
 from dataclasses import dataclass
+from typing import SupportsIndex
 
 import numpy as np
 from jaxtyping import Bool, Int32, Int64, Integer
@@ -26,7 +27,7 @@ class Sequences:
     def __len__(self) -> int:
         return len(self.starts)
 
-    def __getitem__(self, i: int) -> Integer[np.ndarray, "length"]:
+    def __getitem__(self, i: SupportsIndex) -> Integer[np.ndarray, "length"]:
         return self.tokens[self.starts[i] : self.starts[i] + self.lengths[i]]
 
     def rows(
