@@ -83,7 +83,7 @@ def apply(
 def loss(
     params: dict, batch: dict[str, Array], cfg: ModelConfig, *, key: Key[Array, ""] | None = None
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """Mean cross-entropy of the targets, in nats a token, and {"weight": what the mean was divided by}.
+    """Mean cross-entropy of the targets, in nats a token, and the sums {"weight", "nats", "correct"} it comes from.
 
     batch: "inputs" and "targets", Int[batch time], and optionally "weights", Float[batch time], each target's share
     (absent: 1, and 0 where a segment is padding), and "segments" as in `apply`. A batch of weight 0 has loss 0.
@@ -98,8 +98,9 @@ def loss(
     weights = batch.get("weights")
     if weights is None:
         weights = (batch["segments"] > 0).astype(nats.dtype) if "segments" in batch else jnp.ones_like(nats)
-    total = weights.sum()
-    return (nats * weights).sum() / jnp.maximum(total, 1e-9), {"weight": total}
+    right = jnp.argmax(logits, axis=-1) == batch["targets"]
+    sums = {"weight": weights.sum(), "nats": (nats * weights).sum(), "correct": (right * weights).sum()}
+    return sums["nats"] / jnp.maximum(sums["weight"], 1e-9), sums
 
 
 def _check_ids(name: str, ids: Int[Array, "batch time"], cfg: ModelConfig) -> None:

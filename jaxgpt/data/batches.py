@@ -9,24 +9,39 @@ from jaxgpt.data.config import Sampling
 from jaxgpt.data.permutation import shuffled
 from jaxgpt.data.windows import spans
 
-Batch = dict[str, Shaped[np.ndarray, "batch time"]]
-Block = dict[str, Shaped[np.ndarray, "steps batch time"]]
+Batch = dict[str, Shaped[np.ndarray, "batch ..."]]
+Block = dict[str, Shaped[np.ndarray, "steps batch ..."]]
 
 
 class Batches(ABC):
-    """batches[step] is a dict of arrays [batch_size, time]; int32 "inputs" and, one token later, "targets"."""
+    """batches[step] is a dict of arrays [batch_size, ...], named as the loss wants them."""
 
     batch_size: int
+    run_length: int | None = None
+    """Steps i * run_length ... (i + 1) * run_length - 1 have one shape; other runs may differ. None: all have one."""
 
     @abstractmethod
     def block(self, step: int, k: int) -> Block:
-        """Batches step ... step + k - 1 stacked, gathered at once."""
+        """Batches step ... step + k - 1, all of one run, stacked, gathered at once."""
+
+    @abstractmethod
+    def tokens(self, start: int, end: int) -> int:
+        """Tokens that a model reads in batches start ... end - 1, padding aside."""
 
     def __getitem__(self, step: int) -> Batch:
         return {name: rows[0] for name, rows in self.block(step, 1).items()}
 
 
-class TrainBatches(Batches):
+class _Windows(Batches):
+    """int32 "inputs" and, one token later, "targets", [batch_size, context_length]."""
+
+    _spans: Shaped[np.ndarray, "windows span"]
+
+    def tokens(self, start: int, end: int) -> int:
+        return (end - start) * self.batch_size * (self._spans.shape[1] - 1)
+
+
+class TrainBatches(_Windows):
     """An endless sequence of training batches.
 
     tokens: the training part, usually memory-mapped.
@@ -68,7 +83,7 @@ class TrainBatches(Batches):
         return window.reshape(k, self.batch_size)
 
 
-class EvalBatches(Batches):
+class EvalBatches(_Windows):
     """n batches of windows spread evenly over tokens, the same at every evaluation.
 
     Where tokens are shorter than all of them together, neighbouring windows overlap.
