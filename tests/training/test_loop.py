@@ -5,17 +5,22 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from flax import traverse_util
 from tiny import TINY, apply, draw
 
 from jaxgpt import gpt
+from jaxgpt import params as P
 from jaxgpt.data import Dataset, TrainBatches
 from jaxgpt.data.batches import Batches
 from jaxgpt.sharding import make_mesh
 from jaxgpt.tokenizers import CharTokenizer
-from jaxgpt.training import loop
+from jaxgpt.training import directory, loop
 from jaxgpt.training.causal_lm import OBJECTIVE, CausalLM
+from jaxgpt.training.checkpoints import Checkpoints
 from jaxgpt.training.config import LoopConfig, TrainConfig
+from jaxgpt.training.state import TrainState
 
 CFG = replace(TINY, n_layers=1, context_length=8)
 CONFIG = TrainConfig(
@@ -40,6 +45,50 @@ def test_blocks_hold_the_batches_of_their_steps(start):
                 np.testing.assert_array_equal(block[name][step - first], rows)
         at = last
     assert at == 23
+
+
+def start_from(folder, cfg):
+    """(the parameters that a run of a model of its own starts with, those saved in folder by one of CFG)"""
+    saved, optimizer = draw(gpt.declare(CFG)), optax.sgd(0.1)
+    source = folder / "source"
+    source.mkdir(exist_ok=True)
+    directory.write(source, CONFIG, TASK.tokenizer)
+    with Checkpoints(source / directory.CHECKPOINTS) as checkpoints:
+        checkpoints.save(TrainState(jnp.array(1), saved, optimizer.init(saved), jax.random.key(0)), "text", {})
+        checkpoints.wait()
+    config = replace(CONFIG, model=cfg, init_from=str(source))
+    with Checkpoints(folder / "run") as checkpoints:
+        state = loop.restore_or_init(config, checkpoints, gpt.declare(cfg), optimizer, make_mesh(), "text")
+    assert state.step == 0
+    return state.params, saved
+
+
+def test_a_start_from_the_same_model_takes_all_and_says_nothing(tmp_path, capsys):
+    found, saved = start_from(tmp_path, CFG)
+    jax.tree.map(np.testing.assert_array_equal, found, saved)
+    assert "init_from" not in capsys.readouterr().out
+
+
+def test_a_start_from_another_model_takes_what_fits_and_names_the_rest(tmp_path, capsys):
+    cfg = replace(CFG, tie_embeddings=False, position="rotary", d_ff=CFG.d_ff + 1)
+    found, saved = start_from(tmp_path, cfg)
+    up = "layers/mlp/up"
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("init_from")]
+    assert said == [
+        f"init_from: starting anew: head/kernel, layers/mlp/down/kernel, {up}/bias, {up}/kernel",
+        f"init_from: left unused: embedding/position, layers/mlp/down/kernel, {up}/bias, {up}/kernel",
+    ]
+    fresh = P.init(jax.random.key(CONFIG.train.seed), gpt.declare(cfg))
+    found, saved, fresh = (traverse_util.flatten_dict(tree, sep="/") for tree in (found, saved, fresh))
+    assert found.keys() == fresh.keys()
+    for name, x in found.items():
+        np.testing.assert_array_equal(x, (fresh if name in said[0] else saved)[name])
+
+
+def test_a_start_from_a_model_that_shares_nothing_is_refused():
+    ours, theirs = {"a": jnp.ones(3), "b": {"c": jnp.ones(2)}}, {"a": jnp.ones(4), "c": jnp.ones(2)}
+    with pytest.raises(ValueError, match=r"^init_from: found a, c, none of them a parameter of this model, expected"):
+        loop.overlay(ours, theirs)
 
 
 class Buckets(Batches):
