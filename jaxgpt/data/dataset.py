@@ -69,7 +69,7 @@ def _recipe(config: DataConfig, train: list[Path], validation: list[Path]) -> di
         "data.tokenizer": [
             config.tokenizer,
             config.vocab_size,
-            _stats(files(argument, "data.tokenizer") if kind == "json" else []),
+            _stats(files(argument.removeprefix("cased:"), "data.tokenizer") if kind in ("json", "vocab") else []),
         ],
     }
 
