@@ -35,6 +35,7 @@ def train(config: TrainConfig) -> None:
     mesh = make_mesh(config.mesh)
     config = directory.start_from(config)
     objective = objectives.find(config.objective)
+    objective.check(config)
 
     # Text -> tokens, memory-mapped -> batches.
     with first_alone():

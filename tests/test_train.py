@@ -349,6 +349,11 @@ def make(folder, name, content):
         ({"data.path": b"text\xff\xfe"}, r"error: data: found a byte that is not UTF-8 text in .*, at offset 4, exp"),
         ({"data.path": b"abcdefgh" * 15}, r"error: data\.path: found 12 tokens in the validation part, .* = 17"),
         ({"model.d_model": 15}, r"model\.n_heads: found 2, expected a divisor of d_model=15 \(1, 3, 5, 15\)"),
+        (
+            {"model.architecture": "encoder"},
+            r"error: model\.architecture: found 'encoder', expected 'decoder', which obj",
+        ),
+        ({"objective": "gpt"}, r"--objective.*gpt"),
         ({"mesh.data": 2}, r"error: mesh: found data=2 .* expected a divisor of the 1 devices"),
         ({"mesh.data": 3}, r"train\.batch_size: found 4, expected a multiple of mesh\.data x mesh\.fsdp = 3"),
         ({"mesh.tensor": 3}, r"mesh\.tensor: found 3, expected a divisor of model\.n_heads=2"),

@@ -12,11 +12,11 @@ from flax import traverse_util
 from jax.sharding import Mesh
 from jaxtyping import Array, PyTree
 
+from jaxgpt import model
 from jaxgpt import params as P
 from jaxgpt.data.batches import Batches
 from jaxgpt.data.prefetch import prefetch
 from jaxgpt.sharding import place
-from jaxgpt.training import objectives
 from jaxgpt.training.checkpoints import Checkpoints, restore_params
 from jaxgpt.training.config import TrainConfig
 from jaxgpt.training.directory import CHECKPOINTS, read_config
@@ -45,9 +45,8 @@ def restore_or_init(
     state = init_state(jax.random.key(config.train.seed), declarations, optimizer, mesh)
     if config.init_from is not None:
         folder = Path(config.init_from)
-        source = read_config(folder)
-        theirs = objectives.find(source.objective).declare(source.model)
-        found = restore_params(folder / CHECKPOINTS, P.abstract(theirs, mesh))
+        theirs = P.abstract(model.declarations(read_config(folder).model), mesh)
+        found = restore_params(folder / CHECKPOINTS, theirs)
         state = state.replace(params=overlay(state.params, found))
     return state
 

@@ -67,6 +67,13 @@ class Objective:
     """open(config, cache) -> the task, from the folder `cache` if it is there, whole and up to date, else built there.
     Raises FileNotFoundError or ValueError for data that can't be used."""
 
+    def check(self, config: TrainConfig) -> None:
+        """Raise ValueError where the config's model is of another architecture."""
+        expected = f"{self.architecture!r}, which objective={config.objective!r} trains"
+        require(
+            config.model.architecture == self.architecture, "model.architecture", config.model.architecture, expected
+        )
+
 
 def find(name: str) -> Objective:
     """The objective of that name. Raises ValueError, with the nearest name, where there is none."""

@@ -25,6 +25,14 @@ def test_an_unknown_one_is_refused_with_the_nearest():
         objectives.find("casual_lm")
 
 
+def test_a_model_of_another_architecture_is_refused():
+    objective = objectives.find("causal_lm")
+    objective.check(TrainConfig())
+    expected = r"^model\.architecture: found 'encoder', expected 'decoder', which objective='causal_lm' trains"
+    with pytest.raises(ValueError, match=expected):
+        objective.check(TrainConfig(model=ModelConfig(architecture="encoder")))
+
+
 @pytest.mark.parametrize("name", objectives.MODULES)
 def test_the_table_has_an_objective_for_each_name(name):
     assert isinstance(objectives.find(name), objectives.Objective)
