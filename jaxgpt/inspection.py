@@ -18,6 +18,7 @@ from jaxgpt.rows import frame, mask_name, pad
 from jaxgpt.seq2seq import remember
 from jaxgpt.tokenizers import Tokenizer
 from jaxgpt.tokenizers.streaming import UNFINISHED
+from jaxgpt.translation import end_token, translate
 
 _MOST_PARTS = 4  # tokens of a character, at most: it has four bytes
 
@@ -106,13 +107,10 @@ def attention_maps(model: Model, text: str, target: str | None = None) -> dict[s
         own = _weights(model.params, tokens, cfg, mask=mask).own
         return {"self": _map(tokenizer, own, row, row)}
 
-    end = tokenizer.end_of_text
-    require(end is not None, "tokenizer", tokenizer.kind, "one with an end-of-text token, which ends a source")
+    end = end_token(tokenizer)
     source = [*tokenizer.encode(text), end]
     tokens, mask = _padded("text", source, cfg)
     if target is None:
-        from jaxgpt.translation import translate  # a compiled search, which a given target needs not
-
         # At most as long as the context, with the start token before it.
         wanted = [end, *tokenizer.encode(translate(model, text, beam=1))][: cfg.context_length]
     else:
