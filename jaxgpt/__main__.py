@@ -1,10 +1,9 @@
 """The command line: python -m jaxgpt generate | fill-mask | translate | attention --model DIR ..."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import TextIO
 
 import tyro
 
@@ -154,7 +153,7 @@ def _each_line(change: Callable[[list[str]], list[str]], texts: list[str]) -> No
     sys.stdout.flush()
 
 
-def _each_line_of(file: TextIO, change: Callable[[list[str]], list[str]], size: int) -> None:
+def _each_line_of(file: Iterator[str], change: Callable[[list[str]], list[str]], size: int) -> None:
     """`_each_line` of a file, `size` lines at once. Raises ValueError, naming the lines, where one can't be changed."""
     read = 0
     while lines := list(islice(file, size)):
@@ -173,7 +172,7 @@ def _line(text: str) -> str:
 def _bar(share: float, width: int = 20) -> str:
     """A bar of so many characters for 1, drawn to eighths of one."""
     eighths = round(share * width * 8)
-    return ("█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8]).ljust(width)
+    return ("█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8]).ljust(width)[:width]
 
 
 def main() -> None:
