@@ -56,7 +56,7 @@ class FillMask:
     model: str
     """Run directory, of a model that was trained to fill in tokens."""
     text: str
-    """The text, with the tokenizer's mask token for each blank: "The [MASK] sat.\""""
+    """The text, with the tokenizer's mask token where a blank is, as in "The [MASK] sat"."""
     top_k: int = 5
     """Tokens to list for each."""
 
@@ -66,8 +66,10 @@ class FillMask:
         blanks = jaxgpt.fill_mask(jaxgpt.load(self.model), self.text, top_k=self.top_k)
         width = max(len(_line(one.text)) for blank in blanks for one in blank)
         for i, blank in enumerate(blanks):
+            if i > 0:
+                print()
             if len(blanks) > 1:
-                print(f"{'' if i == 0 else chr(10)}blank {i + 1}")
+                print(f"blank {i + 1}")
             for one in blank:
                 token, share = _line(one.text).ljust(width), f"{one.probability:6.1%} {_bar(one.probability)}"
                 print(f"{token}  {share}  {_line(one.filled)}")
@@ -141,7 +143,8 @@ class Attention:
         kind = next(reversed(maps)) if self.kind is None else self.kind
         require(kind in maps, "kind", kind, f"one of {', '.join(maps)}")
         heads = "mean" if self.mean else self.heads or "all"
-        draw_attention(maps[kind], self.out, layer=self.layer, heads=heads, title=f"{kind} attention")
+        title = "cross attention (each row chooses the token after it)" if kind == "cross" else f"{kind} attention"
+        draw_attention(maps[kind], self.out, layer=self.layer, heads=heads, title=title)
         print(self.out)
 
 

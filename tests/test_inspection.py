@@ -284,8 +284,16 @@ def test_a_panel_a_head_of_the_chosen_layer(monkeypatch, tmp_path):
     assert list(chosen) == ["head 2", "head 1"]
     np.testing.assert_array_equal(chosen["head 2"], SEEN.weights[0, 2])
     mean = shown(drawn(monkeypatch, tmp_path, layer=-2, heads="mean")[0])
-    np.testing.assert_allclose(mean.pop("attention, layer 0, mean of 4 heads"), SEEN.weights[0].mean(0))
+    np.testing.assert_allclose(mean.pop("mean of 4 heads"), SEEN.weights[0].mean(0))
     assert not mean
+
+
+def test_small_shares_show_beside_the_first_row_of_a_causal_model(monkeypatch, tmp_path):
+    causal = AttentionMap(np.tril(np.full((1, 2, 3, 3), 0.01, np.float32)), SEEN.queries, SEEN.queries)
+    causal.weights[0, :, 0, 0] = 1
+    for seen, shade in ((causal, 0.1), (SEEN, 0.01 / SEEN.weights[1].max())):
+        image = drawn(monkeypatch, tmp_path, seen)[0].axes[0].images[0]
+        assert image.norm(0.01) == pytest.approx(shade)
 
 
 def test_labels_are_the_tokens_and_stand_once(monkeypatch, tmp_path):
@@ -302,9 +310,12 @@ def test_labels_are_the_tokens_and_stand_once(monkeypatch, tmp_path):
 def test_a_picture_keeps_its_size_and_its_labels_apart(monkeypatch, tmp_path, tokens):
     seen = AttentionMap(np.full((1, 12, tokens, tokens), 1 / tokens, np.float32), ["ab"] * tokens, ["ab"] * tokens)
     for heads, largest in ((range(12), 21), ([0], 11)):
-        figure, _ = drawn(monkeypatch, tmp_path, seen, heads=heads)
+        figure, _ = drawn(monkeypatch, tmp_path, seen, heads=heads, title="a long title " * 5)
         assert max(figure.get_size_inches()) < largest
         figure.draw_without_rendering()
+        title = figure._suptitle.get_window_extent()
+        assert title.x0 > 0
+        assert title.x1 < figure.bbox.width
         boxes = [label.get_window_extent() for label in figure.axes[0].get_yticklabels()]
         assert len(boxes) == 1 or len(boxes) > 20
         assert all(above.y0 >= below.y1 - 1 for above, below in pairwise(boxes))

@@ -249,6 +249,9 @@ def test_translate_takes_texts_as_arguments(runs, say):
     assert said == f"{first}\n\n{second}\n"
 
 
+CROSS = "cross attention (each row chooses the token after it)"
+
+
 def test_attention_draws_what_it_is_asked_for(runs, say, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     drawn = []
@@ -266,7 +269,7 @@ def test_attention_draws_what_it_is_asked_for(runs, say, monkeypatch, tmp_path):
 
     two = ("attention", "--model", runs["encoder-decoder"], "--text", "the cat", "--target", "a")
     assert say(*two, "--out", "two.png", "--mean") == "two.png\n"
-    assert drawn.pop() == ("<|endoftext|>", 2, one | {"heads": "mean", "title": "cross attention"})
+    assert drawn.pop() == ("<|endoftext|>", 2, one | {"heads": "mean", "title": CROSS})
     say(*two, "--kind", "decoder", "--layer", 0, "--heads", 1, 0)
     assert drawn.pop() == ("a", 2, {"layer": 0, "heads": (1, 0), "title": "decoder attention"})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["attention.png", "two.png"]
