@@ -198,10 +198,10 @@ def test_translate_writes_a_line_for_a_line(runs):
 
 
 class Watched:
-    """Standard input that notes what had been printed when each line was read."""
+    """Standard input that notes what had come out when each line was read."""
 
-    def __init__(self, lines, terminal, capsys):
-        self.lines, self.terminal, self.capsys, self.before = iter(lines), terminal, capsys, []
+    def __init__(self, lines, terminal, out):
+        self.lines, self.terminal, self.out, self.before = iter(lines), terminal, out, []
 
     def isatty(self):
         return self.terminal
@@ -210,12 +210,14 @@ class Watched:
         return self
 
     def __next__(self):
-        self.before.append(self.capsys.readouterr().out)
+        self.before.append(self.out.getvalue().decode())
+        self.out.truncate(0)
+        self.out.seek(0)
         return next(self.lines)
 
 
 @pytest.mark.parametrize(("terminal", "answers"), [(False, ["A\n\n", "B\nC\n"]), (True, ["A\n", "\n", "B\n", "C\n"])])
-def test_translate_answers_batch_by_batch(monkeypatch, capsys, terminal, answers):
+def test_translate_answers_batch_by_batch(monkeypatch, terminal, answers):
     calls = []
 
     def translate(model, texts, **options):
@@ -225,7 +227,8 @@ def test_translate_answers_batch_by_batch(monkeypatch, capsys, terminal, answers
     monkeypatch.setattr(jaxgpt, "load", lambda path: path, raising=False)
     monkeypatch.setattr(jaxgpt, "translate", translate, raising=False)
     monkeypatch.setattr(sys, "argv", ["jaxgpt", "translate", "--model", "m", "--batch_size", "2", "--beam", "3"])
-    watched = Watched(["a\n", "\n", "b\n", "c\n"], terminal, capsys)
+    watched = Watched(["a\n", "\n", "b\n", "c\n"], terminal, io.BytesIO())
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(watched.out))  # holds back what is not flushed, as a pipe does
     monkeypatch.setattr(sys, "stdin", watched)
     __main__.main()
     assert [text for text in watched.before if text] == answers
