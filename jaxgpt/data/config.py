@@ -6,7 +6,7 @@ from typing import Literal
 from jaxgpt import tokenizers
 from jaxgpt.checks import check_types, require
 from jaxgpt.data.sources import files
-from jaxgpt.tokenizers.bpe import SMALLEST
+from jaxgpt.tokenizers import bpe, wordpiece
 
 Sampling = Literal["random", "epochs"]
 
@@ -26,8 +26,8 @@ class DataConfig:
     """Share of path held out: the end of each document, or every k-th document where there are many. Not used with
     validation_path."""
     tokenizer: str = "bpe"
-    """"char", "word", "bpe" (trained on the training part), "tiktoken:<encoding>", "json:<path>", or "saved:<folder>",
-    a run directory's."""
+    """"char", "word", "bpe", "wordpiece", "wordpiece:cased" (trained on the training part), "tiktoken:<encoding>",
+    "vocab:<path>" or "vocab:cased:<path>" (a BERT vocab.txt), "json:<path>", or "saved:<folder>", a run directory's."""
     vocab_size: int = 1024
     """Size of a tokenizer that is trained."""
     sampling: Sampling = "random"
@@ -53,8 +53,12 @@ class DataConfig:
         fraction = self.validation_fraction
         require(0 < fraction < 1, "data.validation_fraction", fraction, "a number in (0, 1)")
         require(self.vocab_size >= 1, "data.vocab_size", self.vocab_size, "a positive integer")
-        trained, expected = self.tokenizer == "bpe", f"at least {SMALLEST}, every byte and end-of-text, for a bpe"
-        require(not trained or self.vocab_size >= SMALLEST, "data.vocab_size", self.vocab_size, expected)
+        for kind, smallest, holds in (
+            ("bpe", bpe.SMALLEST, "every byte and end-of-text"),
+            ("wordpiece", wordpiece.SMALLEST, "the special tokens and a character"),
+        ):
+            trained, expected = self.tokenizer.partition(":")[0] == kind, f"at least {smallest}, {holds}, for a {kind}"
+            require(not trained or self.vocab_size >= smallest, "data.vocab_size", self.vocab_size, expected)
         require(self.stride is None or self.stride >= 1, "data.stride", self.stride, "a positive integer or None")
         for name in ("source", "target"):
             require(getattr(self, name) != "", f"data.{name}", "", "a file's ending or a .jsonl's field")
