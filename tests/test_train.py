@@ -351,7 +351,7 @@ def make(folder, name, content):
         ({"model.d_model": 15}, r"model\.n_heads: found 2, expected a divisor of d_model=15 \(1, 3, 5, 15\)"),
         (
             {"model.architecture": "encoder"},
-            r"error: model\.architecture: found 'encoder', expected 'decoder', which obj",
+            r"error: model\.architecture: found 'encoder', expected 'decoder', as",
         ),
         ({"objective": "gpt"}, r"--objective.*gpt"),
         ({"mesh.data": 2}, r"error: mesh: found data=2 .* expected a divisor of the 1 devices"),

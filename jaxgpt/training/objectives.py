@@ -69,10 +69,11 @@ class Objective:
 
     def check(self, config: TrainConfig) -> None:
         """Raise ValueError where the config's model is of another architecture."""
-        expected = f"{self.architecture!r}, which objective={config.objective!r} trains"
-        require(
-            config.model.architecture == self.architecture, "model.architecture", config.model.architecture, expected
+        found, expected = (
+            config.model.architecture,
+            f"{self.architecture!r}, as objective={config.objective!r} trains it",
         )
+        require(found == self.architecture, "model.architecture", found, expected)
 
 
 def find(name: str) -> Objective:
