@@ -14,7 +14,11 @@ from jaxgpt.tokenizers import Tokenizer
 from jaxgpt.training.config import TrainConfig
 
 # Where each one's OBJECTIVE is. Imported when asked for: a run needs what its own objective does.
-MODULES = {"causal_lm": "jaxgpt.training.causal_lm"}
+MODULES = {
+    "causal_lm": "jaxgpt.training.causal_lm",
+    "masked_lm": "jaxgpt.training.masked_lm",
+    "seq2seq": "jaxgpt.training.seq2seq",
+}
 
 
 class Task(ABC):
@@ -69,11 +73,10 @@ class Objective:
 
     def check(self, config: TrainConfig) -> None:
         """Raise ValueError where the config's model is of another architecture."""
-        found, expected = (
-            config.model.architecture,
-            f"{self.architecture!r}, as objective={config.objective!r} trains it",
+        expected = f"{self.architecture!r}, which objective={config.objective!r} trains"
+        require(
+            config.model.architecture == self.architecture, "model.architecture", config.model.architecture, expected
         )
-        require(found == self.architecture, "model.architecture", found, expected)
 
 
 def find(name: str) -> Objective:

@@ -28,7 +28,7 @@ def test_an_unknown_one_is_refused_with_the_nearest():
 def test_a_model_of_another_architecture_is_refused():
     objective = objectives.find("causal_lm")
     objective.check(TrainConfig())
-    expected = r"^model\.architecture: found 'encoder', expected 'decoder', as objective='causal_lm' trains it"
+    expected = r"^model\.architecture: found 'encoder', expected 'decoder', which objective='causal_lm' trains"
     with pytest.raises(ValueError, match=expected):
         objective.check(TrainConfig(model=ModelConfig(architecture="encoder")))
 
