@@ -28,7 +28,7 @@ config = TrainConfig(
     ),
     data=DataConfig(path="multi30k", source="de", target="en", tokenizer="bpe", vocab_size=6000),
     optimizer=OptimizerConfig(
-        learning_rate=2e-3, warmup_steps=400, schedule="inverse_sqrt", beta2=0.98, epsilon=1e-9, weight_decay=0.0
+        learning_rate=2e-3, min_learning_rate=2e-5, warmup_steps=300, beta2=0.98, epsilon=1e-9, weight_decay=0.05
     ),
-    train=LoopConfig(steps=4000, batch_size=128, eval_every=400, save_every=400),
+    train=LoopConfig(steps=3600, batch_size=128, eval_every=400),
 )

@@ -10,7 +10,7 @@ from jaxgpt.tokenizers import Tokenizer
 
 
 def frame(tokenizer: Tokenizer, ids: Sequence[int]) -> list[int]:
-    """[CLS] ids [SEP]. Raises ValueError for a tokenizer without these tokens. Source: Devlin et al. 2019, section 3."""
+    """[CLS] ids [SEP] (Devlin et al. 2019, section 3). Raises ValueError for a tokenizer without these tokens."""
     begin, end = tokenizer.cls, tokenizer.sep
     require(
         begin is not None and end is not None, "tokenizer", tokenizer.kind, "one with [CLS] and [SEP], as wordpiece"
