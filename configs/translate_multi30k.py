@@ -30,5 +30,5 @@ config = TrainConfig(
     optimizer=OptimizerConfig(
         learning_rate=2e-3, min_learning_rate=2e-5, warmup_steps=300, beta2=0.98, epsilon=1e-9, weight_decay=0.05
     ),
-    train=LoopConfig(steps=3600, batch_size=128, eval_every=400),
+    train=LoopConfig(steps=2800, batch_size=128, eval_every=400),
 )
