@@ -1,10 +1,9 @@
 """The command line: python -m jaxgpt generate | fill-mask | translate | attention --model DIR ..."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import TextIO
 
 import tyro
 
@@ -57,7 +56,7 @@ class FillMask:
     model: str
     """Run directory, of a model that was trained to fill in tokens."""
     text: str
-    """The text, with the tokenizer's mask token for each blank: "The [MASK] sat.\""""
+    """The text, with the tokenizer's mask token where a blank is, as in "The [MASK] sat"."""
     top_k: int = 5
     """Tokens to list for each."""
 
@@ -67,8 +66,10 @@ class FillMask:
         blanks = jaxgpt.fill_mask(jaxgpt.load(self.model), self.text, top_k=self.top_k)
         width = max(len(_line(one.text)) for blank in blanks for one in blank)
         for i, blank in enumerate(blanks):
+            if i > 0:
+                print()
             if len(blanks) > 1:
-                print(f"{'' if i == 0 else chr(10)}blank {i + 1}")
+                print(f"blank {i + 1}")
             for one in blank:
                 token, share = _line(one.text).ljust(width), f"{one.probability:6.1%} {_bar(one.probability)}"
                 print(f"{token}  {share}  {_line(one.filled)}")
@@ -142,7 +143,8 @@ class Attention:
         kind = next(reversed(maps)) if self.kind is None else self.kind
         require(kind in maps, "kind", kind, f"one of {', '.join(maps)}")
         heads = "mean" if self.mean else self.heads or "all"
-        draw_attention(maps[kind], self.out, layer=self.layer, heads=heads, title=f"{kind} attention")
+        title = "cross attention (each row chooses the token after it)" if kind == "cross" else f"{kind} attention"
+        draw_attention(maps[kind], self.out, layer=self.layer, heads=heads, title=title)
         print(self.out)
 
 
@@ -154,7 +156,7 @@ def _each_line(change: Callable[[list[str]], list[str]], texts: list[str]) -> No
     sys.stdout.flush()
 
 
-def _each_line_of(file: TextIO, change: Callable[[list[str]], list[str]], size: int) -> None:
+def _each_line_of(file: Iterator[str], change: Callable[[list[str]], list[str]], size: int) -> None:
     """`_each_line` of a file, `size` lines at once. Raises ValueError, naming the lines, where one can't be changed."""
     read = 0
     while lines := list(islice(file, size)):
@@ -173,7 +175,7 @@ def _line(text: str) -> str:
 def _bar(share: float, width: int = 20) -> str:
     """A bar of so many characters for 1, drawn to eighths of one."""
     eighths = round(share * width * 8)
-    return ("█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8]).ljust(width)
+    return ("█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8]).ljust(width)[:width]
 
 
 def main() -> None:

@@ -49,7 +49,8 @@ def fill_mask(
     require(cfg.head in ("lm", "pretraining"), "model.head", cfg.head, "lm or pretraining, to fill in tokens")
     known = np.zeros(cfg.vocab_size, bool)
     known[list(tokenizer.ids)] = True
-    require(1 <= top_k <= known.sum(), "top_k", top_k, f"1 to {known.sum()}, the number of tokens")
+    n_tokens = len(tokenizer.ids)
+    require(1 <= top_k <= n_tokens, "top_k", top_k, f"1 to {n_tokens}, the number of tokens")
     rows = _rows(tokenizer, [texts] if isinstance(texts, str) else list(texts), cfg)
 
     found: list[list[list[Candidate]]] = [[] for _ in rows]
@@ -60,8 +61,10 @@ def fill_mask(
         blanks = np.argwhere(real & (tokens == tokenizer.mask))
         padded = np.zeros((power_of_two(len(blanks)), 2), np.int32)
         padded[: len(blanks)] = blanks
-        scores, ids = map(np.asarray, _likeliest(model.params, tokens, real, padded, known, cfg, top_k))
-        for (row, place), *best in zip(blanks, scores, ids, strict=False):
+        scores, ids = (
+            np.asarray(x).tolist() for x in _likeliest(model.params, tokens, real, padded, known, cfg, top_k)
+        )
+        for (row, place), *best in zip(blanks.tolist(), scores, ids, strict=False):
             i = chosen[row]
             found[i].append([_candidate(tokenizer, rows[i], place, *one) for one in zip(*best, strict=True)])
     return found[0] if isinstance(texts, str) else found
@@ -96,9 +99,9 @@ def _likeliest(
     """
     states = bert.encode(params, tokens, cfg, mask=mask)[blanks[:, 0], blanks[:, 1]]
     logits = bert.head(params, states[None], cfg)[0]
-    return jax.lax.top_k(jax.nn.softmax(jnp.where(known, logits, -jnp.inf)), top_k)
+    return tuple(jax.lax.top_k(jax.nn.softmax(jnp.where(known, logits, -jnp.inf)), top_k))
 
 
 def _candidate(tokenizer: Tokenizer, row: list[int], place: int, score: float, token: int) -> Candidate:
-    filled = [*row[1:place], int(token), *row[place + 1 : -1]]
-    return Candidate(int(token), tokenizer.decode([token]), float(score), tokenizer.decode(filled))
+    filled = [*row[1:place], token, *row[place + 1 : -1]]
+    return Candidate(token, tokenizer.decode([token]), score, tokenizer.decode(filled))

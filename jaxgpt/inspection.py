@@ -59,9 +59,7 @@ def attention_weights(
         ("segments", segments, cfg.architecture == "encoder"),
     ):
         if given is not None and not read:
-            raise ValueError(
-                f"{name}: found an array, expected None, as a model of architecture {cfg.architecture!r} reads none"
-            )
+            raise ValueError(f"{name}: found an array, expected None for the architecture {cfg.architecture}")
     if two and target is None:
         raise ValueError("target: found None, expected the target's tokens, for an encoder-decoder")
     check_tokens("tokens", tokens, cfg)
@@ -102,20 +100,23 @@ def attention_maps(model: Model, text: str, target: str | None = None) -> dict[s
     cfg, tokenizer = model.config, model.tokenizer
     if cfg.architecture != "encoder-decoder":
         require(target is None, "target", target, "None, as only an encoder-decoder reads one")
-        row = tokenizer.encode(text) if cfg.architecture == "decoder" else _framed(tokenizer, text)
-        tokens, mask = _padded("text", row, cfg)
+        if cfg.architecture == "decoder":
+            row, added = tokenizer.encode(text), ""
+        else:
+            row, added = _framed(tokenizer, text), ", [CLS] and [SEP] among them"
+        tokens, mask = _padded("text", row, added, cfg)
         own = _weights(model.params, tokens, cfg, mask=mask).own
         return {"self": _map(tokenizer, own, row, row)}
 
     end = end_token(tokenizer)
     source = [*tokenizer.encode(text), end]
-    tokens, mask = _padded("text", source, cfg)
+    tokens, mask = _padded("text", source, ", the end's among them", cfg)
     if target is None:
         # At most as long as the context, with the start token before it.
         wanted = [end, *tokenizer.encode(translate(model, text, beam=1))][: cfg.context_length]
     else:
         wanted = [end, *tokenizer.encode(target)]
-    targets, target_mask = _padded("target", wanted, cfg)
+    targets, target_mask = _padded("target", wanted, ", the start's among them", cfg)
     found = _weights(model.params, tokens, cfg, mask=mask, target=targets, target_mask=target_mask)
     return {
         "encoder": _map(tokenizer, found.encoder, source, source),
@@ -132,11 +133,11 @@ def _framed(tokenizer: Tokenizer, text: str) -> list[int]:
     return frame(tokenizer, tokenizer.encode(text, allowed_special=blanks))
 
 
-def _padded(name: str, row: list[int], cfg: ModelConfig) -> tuple[np.ndarray, np.ndarray]:
+def _padded(name: str, row: list[int], added: str, cfg: ModelConfig) -> tuple[np.ndarray, np.ndarray]:
+    """The row as a batch of its own. added: which of its tokens are not the text's, for the error's words."""
     require(len(row) > 0, name, "no tokens", "at least one")
-    most = f"at most {cfg.context_length}, those added to the text among them"
     if len(row) > cfg.context_length:
-        raise ValueError(f"{name}: found {len(row)} tokens, expected {most}")
+        raise ValueError(f"{name}: found {len(row)} tokens, expected at most {cfg.context_length}{added}")
     return pad([row], cfg.context_length)
 
 

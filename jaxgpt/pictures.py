@@ -63,14 +63,15 @@ def _draw(panels: dict[str, np.ndarray], queries: list[str], keys: list[str], ti
     across, down = (max(map(len, labels)) * font * 0.62 / 72 for labels in (queries, keys))
     width = columns * (cell * len(keys) + 0.2) + across + 1.5
     height = rows * (cell * len(queries) + 0.3) + down + 1.0
-    figure = Figure(figsize=(max(width, 4.5), height), dpi=120, layout="compressed")
+    figure = Figure(figsize=(max(width, 2 + 0.07 * len(title)), height), dpi=120, layout="compressed")
     # The square root shows small shares beside a causal model's first row, which is always 1.
-    norm = PowerNorm(0.5, 0, max(float(weights.max()) for weights in panels.values()))
+    causal = all(np.array_equal(weights, np.tril(weights)) for weights in panels.values())
+    norm = PowerNorm(0.5 if causal else 1.0, 0, max(float(weights.max()) for weights in panels.values()))
 
     for i, (name, weights) in enumerate(panels.items()):
         axes = figure.add_subplot(rows, columns, i + 1)
         image = axes.imshow(weights, cmap="Blues", norm=norm)
-        axes.set_title(name if len(panels) > 1 else f"{title}, {name}", fontsize=_FONT + 1)
+        axes.set_title(name, fontsize=_FONT + 1)
         axes.tick_params(length=0)
         axes.spines[:].set_color("0.8")
         left, lowest = i % columns == 0, i + columns >= len(panels)
@@ -78,8 +79,7 @@ def _draw(panels: dict[str, np.ndarray], queries: list[str], keys: list[str], ti
         _tick(axes.xaxis, keys if lowest else [], every, font, rotation=90)
         axes.set_ylabel("from (query)" if left else "", fontsize=_FONT, color="0.4")
         axes.set_xlabel("to (key)" if lowest else "", fontsize=_FONT, color="0.4")
-    if len(panels) > 1:
-        figure.suptitle(title, fontsize=_FONT + 3)
+    figure.suptitle(title, fontsize=_FONT + 2)
     bar = figure.colorbar(image, ax=figure.axes, shrink=min(0.9, 3 / height), aspect=25, pad=0.02)
     bar.ax.tick_params(labelsize=_FONT)
 

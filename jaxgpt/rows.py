@@ -10,11 +10,10 @@ from jaxgpt.tokenizers import Tokenizer
 
 
 def frame(tokenizer: Tokenizer, ids: Sequence[int]) -> list[int]:
-    """[CLS] ids [SEP] (Devlin et al. 2019, section 3). Raises ValueError for a tokenizer without these tokens."""
+    """[CLS] ids [SEP]. Raises ValueError for a tokenizer without either. Source: Devlin et al. 2019, section 3."""
     begin, end = tokenizer.cls, tokenizer.sep
-    require(
-        begin is not None and end is not None, "tokenizer", tokenizer.kind, "one with [CLS] and [SEP], as wordpiece"
-    )
+    expected = "one with [CLS] and [SEP], as wordpiece"
+    require(begin is not None and end is not None, "tokenizer", tokenizer.kind, expected)
     return [begin, *ids, end]
 
 

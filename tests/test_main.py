@@ -1,5 +1,7 @@
-"""python -m jaxgpt generate, and what it refuses."""
+"""python -m jaxgpt, and what it refuses."""
 
+import inspect
+import io
 import os
 import subprocess
 import sys
@@ -12,9 +14,10 @@ import pytest
 from tiny import TINY, draw
 
 import jaxgpt
-from jaxgpt import gpt
+from jaxgpt import __main__, gpt, pictures
 from jaxgpt.generation import generate_tokens
-from jaxgpt.tokenizers import CharTokenizer
+from jaxgpt.model import declarations
+from jaxgpt.tokenizers import BPETokenizer, CharTokenizer, wordpiece
 from jaxgpt.training import directory
 from jaxgpt.training.checkpoints import Checkpoints
 from jaxgpt.training.config import TrainConfig
@@ -39,13 +42,14 @@ def run(tmp_path_factory):
     return folder
 
 
-def command(*options):
+def command(*options, name="generate", stdin=None):
     """(exit code, standard output, standard error) of the command line."""
     root = Path(__file__).resolve().parents[1]
     env = os.environ | {"PYTHONPATH": str(root), "JAX_PLATFORMS": "cpu", "COLUMNS": "200", "NO_COLOR": "1"}
     found = subprocess.run(
-        [sys.executable, "-m", "jaxgpt", "generate", *options], env=env, capture_output=True, text=True, timeout=300
-    )
+        [sys.executable, "-m", "jaxgpt", name, *options],
+        env=env, capture_output=True, text=True, timeout=300, input=stdin,
+    )  # fmt: skip
     return found.returncode, found.stdout, found.stderr
 
 
@@ -117,3 +121,185 @@ def test_prompts_that_do_not_fit_the_model_are_refused_with_numbers(run):
     for token in (23, -1):
         with pytest.raises(ValueError, match=rf"token id: found {token}, expected 0\.\.22"):
             generate_tokens(model.params, [[1, token]], CFG, max_new_tokens=1)
+
+
+SENTENCE = "the cat sat on the mat . the dog sat ."
+WORDPIECE = wordpiece.train([SENTENCE] * 3, 60)
+ENCODER = replace(CFG, architecture="encoder", vocab_size=WORDPIECE.vocab_size, norm_position="post")
+BPE = BPETokenizer.train([SENTENCE] * 3, 270)
+BOTH = replace(CFG, architecture="encoder-decoder", vocab_size=270, context_length=40)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """{"encoder" or "encoder-decoder": the run directory of a model that was never trained}."""
+    folders = {}
+    for cfg, tokenizer, objective in ((ENCODER, WORDPIECE, "masked_lm"), (BOTH, BPE, "seq2seq")):
+        folder = folders[cfg.architecture] = tmp_path_factory.mktemp(cfg.architecture)
+        directory.write(folder, TrainConfig(objective=objective, model=cfg), tokenizer)
+        with Checkpoints(folder / directory.CHECKPOINTS) as checkpoints:
+            state = TrainState(jnp.array(1), draw(declarations(cfg)), {"count": jnp.zeros(())}, jax.random.key(0))
+            checkpoints.save(state, "text", {}, 1.0)
+            checkpoints.wait()
+    return folders
+
+
+@pytest.fixture
+def say(monkeypatch, capsys):
+    """The same command line within this process: what it prints, or the one line it ends with."""
+
+    def run(*argv, stdin=None):
+        monkeypatch.setattr(sys, "argv", ["jaxgpt", *map(str, argv)])
+        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+        ended = None
+        try:
+            __main__.main()
+        except SystemExit as error:
+            ended = error.code
+        assert ended is None or (isinstance(ended, str) and "\n" not in ended), capsys.readouterr().err
+        return ended or capsys.readouterr().out
+
+    return run
+
+
+def test_fill_mask_prints_tokens_shares_and_texts(runs, say):
+    model = jaxgpt.load(runs["encoder"])
+    text = "the [MASK] sat on the [MASK] ."
+    said = say("fill-mask", "--model", runs["encoder"], "--text", text, "--top_k", 3)
+    first, second = said.rstrip("\n").split("\n\n")
+    for i, (lines, blank) in enumerate(zip((first, second), jaxgpt.fill_mask(model, text, top_k=3), strict=True), 1):
+        head, *rows = lines.split("\n")
+        assert head == f"blank {i}"
+        for row, one in zip(rows, blank, strict=True):
+            assert row.split()[:2] == [one.text, f"{one.probability:.1%}"]
+            assert row.endswith(f"  {one.filled}")
+        assert len({row.index("%") for row in rows}) == 1  # columns
+    one = say("fill-mask", "--model", runs["encoder"], "--text", "the [MASK]")
+    assert len(one.splitlines()) == 5
+    assert "blank" not in one
+
+
+@pytest.mark.parametrize(
+    ("share", "bar"), [(0.0, " " * 20), (1.0, "█" * 20), (0.5, "█" * 10 + " " * 10), (0.0126, "▎" + " " * 19)]
+)
+def test_a_bar_is_as_long_as_its_share(share, bar):
+    assert __main__._bar(share) == bar
+
+
+def test_translate_writes_a_line_for_a_line(runs):
+    """Through a pipe: empty lines stay, and so does their order whatever the lengths."""
+    lines = ["the cat sat on the mat", "", "a dog", "  ", "the dog sat . the cat sat", "on"]
+    options = ["--model", str(runs["encoder-decoder"]), "--beam", "1", "--batch_size", "4", "--max_new_tokens", "9"]
+    code, stdout, stderr = command(*options, name="translate", stdin="\n".join(lines) + "\n")
+    assert code == 0, stderr
+    model = jaxgpt.load(runs["encoder-decoder"])
+    wanted = [line.strip() and jaxgpt.translate(model, line, beam=1, max_new_tokens=9) for line in lines]
+    assert stdout == "".join(f"{' '.join(text.splitlines())}\n" for text in wanted)
+
+
+class Watched:
+    """Standard input that notes what had been printed when each line was read."""
+
+    def __init__(self, lines, terminal, capsys):
+        self.lines, self.terminal, self.capsys, self.before = iter(lines), terminal, capsys, []
+
+    def isatty(self):
+        return self.terminal
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        self.before.append(self.capsys.readouterr().out)
+        return next(self.lines)
+
+
+@pytest.mark.parametrize(("terminal", "answers"), [(False, ["A\n\n", "B\nC\n"]), (True, ["A\n", "\n", "B\n", "C\n"])])
+def test_translate_answers_batch_by_batch(monkeypatch, capsys, terminal, answers):
+    calls = []
+
+    def translate(model, texts, **options):
+        calls.append((texts, options))
+        return [text.strip().upper() for text in texts]
+
+    monkeypatch.setattr(jaxgpt, "load", lambda path: path, raising=False)
+    monkeypatch.setattr(jaxgpt, "translate", translate, raising=False)
+    monkeypatch.setattr(sys, "argv", ["jaxgpt", "translate", "--model", "m", "--batch_size", "2", "--beam", "3"])
+    watched = Watched(["a\n", "\n", "b\n", "c\n"], terminal, capsys)
+    monkeypatch.setattr(sys, "stdin", watched)
+    __main__.main()
+    assert [text for text in watched.before if text] == answers
+    defaults = {"length_penalty": 0.6, "max_new_tokens": None, "temperature": 0.0, "seed": 0}
+    assert calls[0] == ([], {"beam": 3, "batch_size": 2} | defaults)
+    assert [text.strip() for texts, _ in calls for text in texts] == ["a", "b", "c"]
+
+
+def test_translate_has_the_defaults_of_the_function():
+    options = inspect.signature(jaxgpt.translate).parameters
+    for name, default in vars(__main__.Translate(model="m")).items():
+        if name not in ("model", "texts"):
+            assert options[name].default == default, name
+
+
+def test_translate_takes_texts_as_arguments(runs, say):
+    model = jaxgpt.load(runs["encoder-decoder"])
+    said = say("translate", "--model", runs["encoder-decoder"], "--beam", 2, "the cat", " ", "a dog sat", stdin="no\n")
+    found = jaxgpt.translate(model, ["the cat", "a dog sat"], beam=2)
+    first, second = (" ".join(text.splitlines()) for text in found)
+    assert said == f"{first}\n\n{second}\n"
+
+
+CROSS = "cross attention (each row chooses the token after it)"
+
+
+def test_attention_draws_what_it_is_asked_for(runs, say, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    drawn = []
+
+    def draw_attention(seen, path, **options):
+        drawn.append((seen.keys[-1], len(seen.queries), options))
+        draw_it(seen, path, **options)
+
+    draw_it = pictures.draw_attention
+    monkeypatch.setattr(pictures, "draw_attention", draw_attention)
+    one = {"layer": -1, "heads": "all", "title": "self attention"}
+    assert say("attention", "--model", runs["encoder"], "--text", "the [MASK]") == "attention.png\n"
+    assert drawn.pop() == ("[SEP]", 4, one)
+    assert (tmp_path / "attention.png").read_bytes().startswith(b"\x89PNG")
+
+    two = ("attention", "--model", runs["encoder-decoder"], "--text", "the cat", "--target", "a")
+    assert say(*two, "--out", "two.png", "--mean") == "two.png\n"
+    assert drawn.pop() == ("<|endoftext|>", 2, one | {"heads": "mean", "title": CROSS})
+    say(*two, "--kind", "decoder", "--layer", 0, "--heads", 1, 0)
+    assert drawn.pop() == ("a", 2, {"layer": 0, "heads": (1, 0), "title": "decoder attention"})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["attention.png", "two.png"]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "options", "message"),
+    [
+        ("encoder", ["fill-mask", "--text", "the cat"], "text 0: found 'the cat', expected [MASK] in it"),
+        ("encoder", ["fill-mask", "--text", "[MASK]", "--top_k", "0"], "top_k: found 0, expected"),
+        ("encoder-decoder", ["fill-mask", "--text", "[MASK]"], "model.architecture: found 'encoder-decoder', expected"),
+        ("encoder-decoder", ["translate", "--beam", "0"], "beam: found 0, expected"),
+        ("encoder-decoder", ["translate", "x " * 60], "text 0: found"),
+        ("encoder", ["translate", "a"], "found 'encoder', expected an encoder-decoder"),
+        ("encoder", ["attention", "--text", "a", "--target", "b"], "target: found 'b', expected None"),
+        ("encoder", ["attention", "--text", "a", "--kind", "cross"], "kind: found 'cross', expected one of self"),
+        ("encoder", ["attention", "--text", "a", "--layer", "1"], "layer: found 1, expected -1..0"),
+        ("encoder", ["attention", "--text", "a", "--heads", "0", "--mean"], "heads: found [0], expected none"),
+        ("encoder", ["attention", "--text", "a", "--out", "no/such/a.png"], "No such file or directory"),
+        ("encoder", ["attention", "--text", "a", "--out", "a.pdf"], "path: found 'a.pdf', expected a name that ends"),
+    ],
+)
+def test_a_mistake_of_the_others_is_one_line_too(runs, say, architecture, options, message):
+    found = say(options[0], "--model", runs[architecture], *options[1:])
+    assert found.startswith("error: ")
+    assert message in found
+
+
+def test_a_line_that_can_not_be_translated_is_placed(runs, say):
+    lines = ["a\n", "\n", "b\n", "x " * 60 + "\n", "c\n"]
+    options = ["--beam", "1", "--batch_size", "3", "--max_new_tokens", "4"]
+    found = say("translate", "--model", runs["encoder-decoder"], *options, stdin="".join(lines))
+    assert found.startswith("error: lines 4 to 5: text 0: found ")
