@@ -200,7 +200,7 @@ def test_a_source_and_a_target_have_three_maps(monkeypatch):
     monkeypatch.setattr(inspection, "translate", lambda model, text, beam: {("the dog", 1): "Äpfel" * 90}[text, beam])
     greedy = attention_maps(model, "the dog")["cross"].queries
     assert len(greedy) == BOTH.context_length
-    assert greedy == ["<|endoftext|>", *token_texts(BPE, BPE.encode("Äpfel" * 90))][: BOTH.context_length]
+    assert greedy == token_texts(BPE, [end, *BPE.encode("Äpfel" * 90)][: BOTH.context_length])
 
 
 @pytest.mark.parametrize(
