@@ -283,6 +283,7 @@ class _Text:
 def _check(
     prompts: Sequence[Sequence[int]], cfg: ModelConfig, max_new_tokens: int, num_samples: int, end_tokens: Iterable[int]
 ) -> None:
+    require(cfg.architecture == "decoder", "model.architecture", cfg.architecture, "decoder, to go on with a text")
     if max_new_tokens < 0:
         raise ValueError(f"max_new_tokens: found {max_new_tokens}, expected at least 0")
     if num_samples < 1:

@@ -199,6 +199,10 @@ def test_computes_in_the_dtype_of_the_config(params):
     ("arguments", "message"),
     [
         ({"prompts": [[1], []]}, "prompt 1: found no tokens, expected at least one to start from"),
+        (
+            {"cfg": replace(TINY, architecture="encoder")},
+            "model.architecture: found 'encoder', expected decoder, to go on with a text",
+        ),
         ({"prompts": [[1] * 20]}, "prompt 0: found 20 tokens, expected at most 19"),
         ({"prompts": [[1, 23]]}, "token id: found 23, expected 0..22"),
         ({"prompts": [[-1]]}, "token id: found -1, expected 0..22"),

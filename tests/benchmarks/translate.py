@@ -18,7 +18,7 @@ import transformers
 from encoder_step import pegasus_config
 
 import jaxgpt
-from jaxgpt import data
+from jaxgpt import data, seq2seq
 from jaxgpt.embeddings import sinusoid
 from jaxgpt.training.directory import read_config
 from jaxgpt.translation import bleu, translate_tokens
@@ -110,7 +110,7 @@ def main() -> None:
     torch_model = peer(model)
 
     tokens, inputs = jnp.array([sources[0]]), jnp.array([[end, *part.target[0][:-1].tolist()]])
-    ours = jaxgpt.seq2seq.apply(model.params, tokens, inputs, model.config)
+    ours = seq2seq.apply(model.params, tokens, inputs, model.config)
     with torch.no_grad():
         wanted = torch_model(torch.tensor([sources[0]]), decoder_input_ids=torch.tensor(inputs.tolist())).logits
     print(f"largest logit difference on one pair: {np.abs(np.asarray(ours) - wanted.numpy()).max():.1e}")
