@@ -11,7 +11,7 @@ def main() -> None:
     config = load_config(sys.argv[1:], default=str(Path(__file__).parent / "configs" / "quickstart.py"))
     try:
         train(config)
-    except (ValueError, ArithmeticError, OSError) as error:
+    except (ValueError, ArithmeticError, OSError, ImportError) as error:
         sys.exit(f"error: {error}")
 
 

@@ -186,7 +186,7 @@ def main() -> None:
     )
     try:
         command.run()
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:  # an extra that is missing says how to install it
         sys.exit(f"error: {error}")
 
 
