@@ -4,6 +4,7 @@ from dataclasses import dataclass, fields
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, PyTree
 
@@ -116,3 +117,10 @@ def place(batch: PyTree, mesh: Mesh, axes: tuple[str | None, ...]) -> PyTree[Arr
         return jax.make_array_from_callback(x.shape, named(axes[: x.ndim], x.shape, mesh), x.__getitem__)
 
     return jax.tree.map(put, batch)
+
+
+def fetch(x: Array) -> np.ndarray:
+    """The whole array on the host of every process, wherever its parts are: a call that all processes make."""
+    if x.is_fully_addressable or x.is_fully_replicated:
+        return np.asarray(x)
+    return multihost_utils.process_allgather(x, tiled=True)

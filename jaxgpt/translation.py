@@ -14,6 +14,7 @@ from jaxgpt.config import ModelConfig
 from jaxgpt.decoding import CHUNK, Rows, decode_chunk, read_sources
 from jaxgpt.model import Model, prepare
 from jaxgpt.sampling import Sampler
+from jaxgpt.sharding import fetch
 from jaxgpt.tokenizers import Tokenizer
 
 
@@ -107,7 +108,7 @@ def translate_tokens(
             best = search(
                 params, memory, limits, start, end, known, float(length_penalty), cfg, beam, steps, early_stopping
             )
-            tokens, ends = np.asarray(best.tokens[:, 0]), np.asarray(best.length[:, 0])
+            tokens, ends = fetch(best.tokens)[:, 0], fetch(best.length)[:, 0]
         else:
             keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.array([*rows, *[0] * (len(source) - len(rows))]))
             tokens = _decode(params, memory, start, end, known, sampler, keys, cfg, steps)
@@ -127,9 +128,9 @@ def _decode(params, memory, start, end, known, sampler: Sampler, keys, cfg: Mode
     while made < steps:
         n = min(CHUNK, steps - made)
         cache, rows, tokens, _ = decode_chunk(params, cache, rows, sampler.settings(), ends, known, n, cfg, memory)
-        chunks.append(np.asarray(tokens))
+        chunks.append(fetch(tokens))
         made += n
-        if np.asarray(rows.ended).all():
+        if fetch(rows.ended).all():
             break
     return np.concatenate(chunks, 1)
 

@@ -14,6 +14,7 @@ import numpy as np
 from jaxgpt import bert, data, tokenizers
 from jaxgpt.config import ModelConfig
 from jaxgpt.data.batches import Block
+from jaxgpt.sharding import fetch
 from jaxgpt.training.config import TrainConfig
 from jaxgpt.training.objectives import Objective, Task
 
@@ -69,7 +70,7 @@ class MaskedLM(Task):
         rows, places, hidden = self._blanks(cfg.context_length - 2)
         known = np.zeros(cfg.vocab_size, bool)
         known[: len(self._masking.special)] = ~self._masking.special
-        scores, ids = map(np.asarray, _likeliest(params, rows, places, known, cfg))
+        scores, ids = map(fetch, _likeliest(params, rows, places, known, cfg))
         decode, mask = self.tokenizer.decode, self.tokenizer.decode([self._masking.mask])
         lines = [f"--- blanks filled in after {step} steps: what stood there; the {GUESSES} likeliest ---"]
         for row, place, token, *best in zip(rows, places, hidden, scores, ids, strict=True):
