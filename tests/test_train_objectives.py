@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+from test_multiprocess import Pair
 from test_train import Runner, losses, newest_step
 
 NOUNS = {"hund": "dog", "katze": "cat", "vogel": "bird", "fisch": "fish", "wolf": "wolf", "kuh": "cow"}
@@ -171,6 +172,17 @@ def test_a_masked_language_model_learns_and_fills_in_blanks(runner, masked):
         assert failed.returncode == 1
         assert re.search(message, failed.stderr), failed.stderr
         assert failed.stderr.startswith("error: ")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["translator", "masked"])
+def test_two_processes_compute_and_tell_what_one_does(runner, request, kind):
+    run, fields, _ = request.getfixturevalue(kind)
+    short = fields | {"train.steps": 20, "train.eval_every": 10}
+    one, two = runner.finish(f"{kind}_one", **short), Pair(runner).finish(f"{kind}_two", **short, **{"mesh.data": 2})
+    found, wanted = (np.array(losses(run.with_name(f"{kind}_{n}")), float) for n in ("two", "one"))
+    np.testing.assert_allclose(found, wanted, rtol=1e-4)
+    assert one.splitlines()[-8:-1] == two.splitlines()[-8:-1]  # the last of what they show
 
 
 def test_its_masks_do_not_depend_on_where_the_run_was_interrupted(runner, masked):
