@@ -63,6 +63,7 @@ def bert_config(vocab: int, width: int, layers: int, heads: int, mlp: int, place
         type_vocab_size=3,
         hidden_act="gelu",
         layer_norm_eps=1e-12,
+        pad_token_id=None,  # torch gives the row of padding no gradient as an input
         attn_implementation="eager",
         **more,
     )
