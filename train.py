@@ -18,63 +18,65 @@ def main() -> None:
 def train(config: TrainConfig) -> None:
     import jax  # after the command line: --help and mistakes answer at once
 
-    from jaxgpt import data, params
+    from jaxgpt import params
     from jaxgpt.sharding import make_mesh
-    from jaxgpt.training import directory
+    from jaxgpt.training import directory, objectives
     from jaxgpt.training.checkpoints import NOT_EVALUATED, Checkpoints
-    from jaxgpt.training.loop import blocks, evaluator, restore_or_init, sample, sample_start, training_batches
-    from jaxgpt.training.objectives import causal_lm
+    from jaxgpt.training.loop import blocks, evaluator, restore_or_init
     from jaxgpt.training.optimizer import make_optimizer
     from jaxgpt.training.report import Report
     from jaxgpt.training.setup import first_alone, join_processes, keep_compiled_programs
     from jaxgpt.training.step import compile_train
     from jaxgpt.training.stop import sigterm
 
-    # Mistakes of the config, the run directory and the text are reported here, before any long work.
+    # Mistakes of the config, the run directory and the data are reported here, before any long work.
     join_processes()
     keep_compiled_programs()
     mesh = make_mesh(config.mesh)
     config = directory.start_from(config)
+    objective = objectives.find(config.objective)
+    objective.check(config)
 
-    # Text -> tokens, memory-mapped.
+    # Text -> tokens, memory-mapped -> batches.
     with first_alone():
         run = directory.claim(config)
-        dataset = data.prepare(config.data, run / "data")
-    config = directory.settle(config, dataset.tokenizer.vocab_size)
-    sample_start(config, dataset.tokenizer)  # a prompt that can't be used is refused here
-    batches = training_batches(config, dataset.train)
+        task = objective.open(config, run / "data")
+    config = directory.settle(config, task.tokenizer.vocab_size)
+    task.check(config)
     loop, model = config.train, config.model
 
     # The model, the update, and the compiled programs of both.
-    declarations = causal_lm.declare(model)
+    declarations = objective.declare(model)
     optimizer = make_optimizer(config.optimizer, loop.steps, params.decay_mask(declarations))
-    update = compile_train(model, causal_lm, optimizer, mesh, loop.accumulation)
-    evaluate = evaluator(config, dataset.validation, causal_lm, mesh)
+    update = compile_train(model, objective, optimizer, mesh, loop.accumulation)
+    evaluate = evaluator(config, objective, task, mesh)
 
     with jax.set_mesh(mesh), sigterm() as asked, Checkpoints(run / directory.CHECKPOINTS, loop.keep) as checkpoints:
-        state = restore_or_init(config, checkpoints, declarations, optimizer, mesh, dataset.identity)
-        directory.write(run, config, dataset.tokenizer)
+        state = restore_or_init(config, checkpoints, declarations, optimizer, mesh, task.identity)
+        directory.write(run, config, task.tokenizer)
         first = int(state.step)
-        with Report(run, config, first, dataset.validation_bytes / len(dataset.validation)) as report:
+        with Report(run, config, first, task.flops_per_token(model)) as report:
             report.say(f"{params.count(declarations):,} parameters on {mesh.size} {jax.devices()[0].device_kind}")
             if first == 0:
-                report.evaluated(0, evaluate(state.params, loop.eval_batches))
-            for step, end, block in blocks(config, batches, first, mesh):
+                report.evaluated(0, evaluate(state.params))
+            for step, end, block in blocks(config, task.train, first, mesh):
                 state, metrics = update(state, block, end - step)
-                report.dispatched(step, end, metrics)  # waits for the dispatch before: the device never waits
+                tokens = task.train.tokens(step, end)
+                report.dispatched(step, end, metrics, tokens)  # waits for the dispatch before: the device never waits
 
-                val_loss, last, stopping = NOT_EVALUATED, end == loop.steps, asked()
+                rank, last, stopping = NOT_EVALUATED, end == loop.steps, asked()
                 if last or end % loop.eval_every == 0:
                     with report.pause():
-                        val_loss = evaluate(state.params, loop.eval_batches)  # checkpoints compare by the same batches
-                        told = evaluate(state.params, loop.final_eval_batches) if last else val_loss
-                    report.evaluated(end, told)
+                        row = evaluate(state.params)
+                        rank = task.rank(row)  # checkpoints compare by the same batches
+                        row = evaluate(state.params, last=True) if last else row
+                    report.evaluated(end, row)
                 if last or stopping or end % (loop.save_every or loop.eval_every) == 0:
                     with report.pause():  # having seen every step so far: one that went wrong is never saved
-                        checkpoints.save(state, dataset.identity, dataclasses.asdict(config), val_loss)
+                        checkpoints.save(state, task.identity, dataclasses.asdict(config), rank)
                 if last or (loop.sample_every and end % loop.sample_every == 0):
                     with report.pause():
-                        report.say(sample(state.params, dataset.tokenizer, config, end))
+                        report.say(task.show(state.params, model, end))
                 if stopping and not last:
                     checkpoints.wait()  # on disk before it is said
                     report.say(f"SIGTERM: saved step {end}; the same command goes on from there")

@@ -3,8 +3,6 @@
 Letters: B batch, T query time, S key time, D d_model, H heads, G kv heads, R = H/G, K head_dim.
 """
 
-import math
-
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -13,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from jaxgpt import kernels
 from jaxgpt.config import ModelConfig
 from jaxgpt.embeddings import rotate
-from jaxgpt.feedforward import dropout, linear, linear_params
+from jaxgpt.feedforward import dropout, linear, linear_params, residual_std
 from jaxgpt.sharding import constrain
 
 QUERY_BLOCK = 128  # rows of scores computed at once under a plain causal mask
@@ -29,11 +27,11 @@ def causal_mask(
 def window_mask(
     query_positions: Int[Array, "#batch time"], key_positions: Int[Array, "#batch keys"], window: int
 ) -> Bool[Array, "#batch time keys"]:
-    """A query sees the keys less than `window` positions before it (and, but for a causal mask, all after it).
+    """A query sees the keys less than `window` positions before it or, but for a causal mask, after it.
 
     Source: Beltagy et al. 2020, section 3.1; the window counts the query itself, as in Mistral.
     """
-    return query_positions[:, :, None] - key_positions[:, None, :] < window
+    return jnp.abs(query_positions[:, :, None] - key_positions[:, None, :]) < window
 
 
 def segment_mask(
@@ -53,6 +51,7 @@ class Mask:
 
     query_positions, key_positions: places in each row's own sequence. None: 0, 1, 2, ... in both.
     query_segments, key_segments: see `segment_mask`. None: all one segment.
+    tree: what a query may see at most, where the tokens of a row are no sequence. None: everything.
     gaps: padding may stand between two tokens of a segment, so that slots tell no distance.
     """
 
@@ -62,6 +61,7 @@ class Mask:
     key_positions: Int[Array, "#batch keys"] | None = None
     query_segments: Int[Array, "#batch time"] | None = None
     key_segments: Int[Array, "#batch keys"] | None = None
+    tree: Bool[Array, "#batch time keys"] | None = None
     gaps: bool = struct.field(pytree_node=False, default=False)
 
     def dense(self, time: int, keys: int) -> Bool[Array, "#batch time keys"]:
@@ -75,7 +75,7 @@ class Mask:
             seen &= window_mask(queries, places, self.window)
         if self.query_segments is not None:
             seen &= segment_mask(self.query_segments, self.key_segments)
-        return seen
+        return seen if self.tree is None else seen & self.tree
 
 
 def attend(
@@ -184,9 +184,14 @@ class KVCache:
     def extend(self, mask: Bool[Array, "batch time"]) -> tuple["KVCache", Int[Array, "batch time"]]:
         """Give the next `time` slots their positions: real tokens (mask True) count on from each row's last."""
         length = self.positions.max(1, keepdims=True) + 1
-        new = jnp.where(mask, length + jnp.cumsum(mask, 1) - 1, -1).astype(self.positions.dtype)
-        positions = jax.lax.dynamic_update_slice(self.positions, new, (0, self.used))
-        return self.replace(positions=positions, used=self.used + mask.shape[1]), new
+        places = jnp.where(mask, length + jnp.cumsum(mask, 1) - 1, -1)
+        return self.put(places), places
+
+    def put(self, places: Int[Array, "batch time"]) -> "KVCache":
+        """Give the next `time` slots these positions."""
+        places = places.astype(self.positions.dtype)
+        positions = jax.lax.dynamic_update_slice(self.positions, places, (0, self.used))
+        return self.replace(positions=positions, used=self.used + places.shape[1])
 
     def write(
         self,
@@ -211,6 +216,23 @@ class KVCache:
         return self.key[layer].swapaxes(1, 2), self.value[layer].swapaxes(1, 2)
 
 
+Source = Float[Array, "batch kv_heads source head_dim"]
+PerLayer = tuple[Source, ...] | Float[Array, "layers batch kv_heads source head_dim"]
+
+
+@struct.dataclass
+class Memory:
+    """What cross-attention reads: every decoder layer's keys and values of the source, computed once.
+
+    One array a layer, or one of all layers where they are scanned; heads before slots, as in KVCache.
+    mask: True at a real token of the source.
+    """
+
+    key: PerLayer
+    value: PerLayer
+    mask: Bool[Array, "batch source"]
+
+
 def attention_params(cfg: ModelConfig) -> dict:
     """Projections to queries, keys and values, and from all heads back to d_model."""
     embed, std = {"embed": cfg.d_model}, cfg.init_std
@@ -220,8 +242,16 @@ def attention_params(cfg: ModelConfig) -> dict:
         "query": linear_params(embed, heads, std, cfg.bias),
         "key": linear_params(embed, kv_heads, std, cfg.bias),
         "value": linear_params(embed, kv_heads, std, cfg.bias),
-        "output": linear_params(heads, embed, std / math.sqrt(2 * cfg.n_layers), cfg.bias),
+        "output": linear_params(heads, embed, residual_std(cfg), cfg.bias),
     }
+
+
+def keys_and_values(
+    params: dict, x: Float[Array, "batch keys d_model"]
+) -> tuple[Float[Array, "batch keys kv_heads head_dim"], Float[Array, "batch keys kv_heads head_dim"]]:
+    """What queries attend to."""
+    key = constrain(linear(params["key"], x), "batch", None, "kv_heads", "head_dim")
+    return key, constrain(linear(params["value"], x), "batch", None, "kv_heads", "head_dim")
 
 
 def attention(
@@ -230,25 +260,31 @@ def attention(
     cfg: ModelConfig,
     mask: Mask,
     *,
+    source: tuple[Source, Source] | None = None,
     bias: Float[Array, "#batch heads time keys"] | None = None,
     cache: KVCache | None = None,
     layer: int | None = None,
     dropout_key: Key[Array, ""] | None = None,
-) -> tuple[Float[Array, "batch time d_model"], KVCache | None]:
-    """Multi-head self-attention: project, rotate if positions are rotary, attend, project back.
+    weights: bool = False,
+) -> tuple[Float[Array, "batch time d_model"], KVCache | None, Float[Array, "batch heads time keys"] | None]:
+    """Multi-head attention: project, rotate if positions are rotary, attend, project back.
 
+    source: the keys and values of another sequence, as in a Memory (None: those of x itself, which see positions).
     With a cache, the keys are those of `layer` in it, the new ones written first.
+    weights: return also what each query gave each key, before dropout.
     Source: Vaswani et al. 2017, section 3.2.2.
     """
     query = constrain(linear(params["query"], x), "batch", "time", "heads", "head_dim")
-    key = constrain(linear(params["key"], x), "batch", None, "kv_heads", "head_dim")
-    value = constrain(linear(params["value"], x), "batch", None, "kv_heads", "head_dim")
-    if cfg.position == "rotary":
-        places = jnp.arange(x.shape[1])[None] if mask.query_positions is None else mask.query_positions
-        query, key = rotate(query, places, cfg.rope_theta), rotate(key, places, cfg.rope_theta)
-    if cache is not None:
-        cache = cache.write(layer, key, value)
-        key, value = cache.read(layer)
+    if source is not None:
+        key, value = (array.swapaxes(1, 2) for array in source)
+    else:
+        key, value = keys_and_values(params, x)
+        if cfg.position == "rotary":
+            places = jnp.arange(x.shape[1])[None] if mask.query_positions is None else mask.query_positions
+            query, key = rotate(query, places, cfg.rope_theta), rotate(key, places, cfg.rope_theta)
+        if cache is not None:
+            cache = cache.write(layer, key, value)
+            key, value = cache.read(layer)
 
     drops = cfg.dropout > 0 and dropout_key is not None
     match kernels.choose(cfg.attention, query, key, mask, plain=bias is None and not drops):
@@ -261,4 +297,7 @@ def attention(
         case "xla":
             seen = mask.dense(query.shape[1], key.shape[1])
             out = attend(query, key, value, seen, bias=bias, rate=cfg.dropout, dropout_key=dropout_key)
-    return linear(params["output"], out), cache
+    shown = None
+    if weights:
+        shown = attention_weights(query, key, mask.dense(query.shape[1], key.shape[1]), bias=bias)
+    return linear(params["output"], out), cache, shown

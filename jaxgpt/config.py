@@ -14,6 +14,8 @@ class ModelConfig:
     a changed `d_model` needs nothing else. A value that no function would read is refused, never ignored.
     """
 
+    architecture: Literal["decoder", "encoder", "encoder-decoder"] = "decoder"
+    """Which stacks there are: `gpt`, `bert` and `seq2seq` are their functions."""
     vocab_size: int = 50257
     """Number of token ids."""
     context_length: int = 1024
@@ -21,7 +23,9 @@ class ModelConfig:
     d_model: int = 768
     """Width of the residual stream."""
     n_layers: int = 12
-    """Number of blocks."""
+    """Number of blocks; of an encoder-decoder, those of the decoder."""
+    n_encoder_layers: int | None = None
+    """Number of blocks of an encoder-decoder's encoder (None: n_layers)."""
     n_heads: int = 12
     """Number of query heads."""
     n_kv_heads: int | None = None
@@ -46,6 +50,12 @@ class ModelConfig:
     """Distance from which all share the last bucket (None: 128). Only for position = relative."""
     window: int | None = None
     """Sliding window: a query sees itself and the window - 1 tokens before it (None: all)."""
+    n_segments: int = 0
+    """Rows of a table of segment embeddings: 2 for BERT's pairs of texts, 0 for none. Only in an encoder."""
+    embedding_norm: bool = False
+    """Normalise the sum of the embeddings (BERT)."""
+    embedding_scale: bool = False
+    """Multiply token embeddings by sqrt(d_model) (2017)."""
     activation: Literal["gelu", "gelu_tanh", "relu", "silu"] = "gelu_tanh"
     """Nonlinearity of the MLP."""
     gated: bool = False
@@ -53,11 +63,18 @@ class ModelConfig:
     bias: bool = True
     """Bias in linear layers and in layer norm."""
     tie_embeddings: bool = True
-    """The head is the token embedding, transposed."""
+    """The head is the token embedding, transposed. A model without a language-model head has nothing to tie."""
+    head: Literal["lm", "pretraining", "sequence", "token", "none"] = "lm"
+    """What an encoder's states are read by: lm fills in masked tokens, pretraining also tells whether the second text
+    follows the first, sequence and token classify. The other architectures have lm."""
+    n_classes: int | None = None
+    """Number of classes. Only for head = sequence or token."""
     dropout: float = 0.0
     """Probability of zeroing an activation; acts only where a key is passed."""
+    label_smoothing: float = 0.0
+    """Share of each target's probability that the loss spreads over the whole vocabulary."""
     init_std: float = 0.02
-    """Standard deviation of the initial weights; residual outputs get init_std / sqrt(2 n_layers)."""
+    """Standard deviation of the initial weights; in pre-norm models residual outputs get it / sqrt(2 n_layers)."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """What activations are computed in. Parameters, norms, softmax and loss stay float32."""
     attention: Literal["auto", "xla", "cudnn", "splash"] = "auto"
@@ -74,9 +91,18 @@ class ModelConfig:
         check_types(self, "model")
         for field in ("vocab_size", "context_length", "d_model", "n_layers", "n_heads"):
             check(getattr(self, field) >= 1, field, getattr(self, field), "a positive integer")
-        for field in ("n_kv_heads", "head_dim", "d_ff", "window", "relative_buckets", "relative_max_distance"):
+        optional = ("n_encoder_layers", "n_kv_heads", "head_dim", "d_ff", "window", "n_classes")
+        for field in (*optional, "relative_buckets", "relative_max_distance"):
             value = getattr(self, field)
             check(value is None or value >= 1, field, value, "a positive integer or None")
+        check(self.n_segments >= 0, "n_segments", self.n_segments, "an integer of at least 0")
+        for field, architecture in (("n_encoder_layers", "encoder-decoder"), ("n_segments", "encoder")):
+            unread = self.architecture != architecture and getattr(self, field)
+            check(not unread, field, getattr(self, field), f"nothing, as only architecture={architecture!r} reads it")
+        check(self.architecture == "encoder" or self.head == "lm", "head", self.head, "lm, but for an encoder")
+        classifies = self.head in ("sequence", "token")
+        expected = "the number of classes" if classifies else "None, as only head='sequence' or 'token' reads it"
+        check(classifies == (self.n_classes is not None), "n_classes", self.n_classes, expected)
         if self.head_dim is None:
             divisors = _divisors(self.d_model)
             expected = f"a divisor of d_model={self.d_model} ({divisors}), or head_dim given"
@@ -84,7 +110,8 @@ class ModelConfig:
         divisors = _divisors(self.n_heads)
         expected = f"a divisor of n_heads={self.n_heads} ({divisors})"
         check(self.n_heads % self.kv_heads == 0, "n_kv_heads", self.n_kv_heads, expected)
-        check(0 <= self.dropout < 1, "dropout", self.dropout, "a probability in [0, 1)")
+        for field in ("dropout", "label_smoothing"):
+            check(0 <= getattr(self, field) < 1, field, getattr(self, field), "a number in [0, 1)")
         check(self.norm_epsilon > 0, "norm_epsilon", self.norm_epsilon, "a number above 0")
         check(self.init_std >= 0, "init_std", self.init_std, "a number of at least 0")
         if self.position == "rotary":
@@ -104,6 +131,11 @@ class ModelConfig:
             check(buckets >= 4, "relative_buckets", buckets, "an integer of at least 4")
             expected = f"more than half of relative_buckets={buckets}"
             check(distance > buckets // 2, "relative_max_distance", self.relative_max_distance, expected)
+
+    @property
+    def encoder_layers(self) -> int:
+        """Blocks of an encoder-decoder's encoder."""
+        return self.n_layers if self.n_encoder_layers is None else self.n_encoder_layers
 
     @property
     def kv_heads(self) -> int:
@@ -183,3 +215,55 @@ def llama(size: str = "7B") -> ModelConfig:
         scan_layers=True,
     )
     return replace(base, **_choose("llama", sizes, size))
+
+
+def bert(size: str = "base") -> ModelConfig:
+    """Devlin et al. 2019, "BERT", section 3, with the heads of its pretraining; small sizes: Turc et al. 2019, table 1.
+
+    vocab_size is that of the uncased vocabulary.
+    """
+    sizes = {
+        "tiny": {"n_layers": 2, "d_model": 128, "n_heads": 2},
+        "mini": {"n_layers": 4, "d_model": 256, "n_heads": 4},
+        "small": {"n_layers": 4, "d_model": 512, "n_heads": 8},
+        "medium": {"n_layers": 8, "d_model": 512, "n_heads": 8},
+        "base": {"n_layers": 12, "d_model": 768, "n_heads": 12},
+        "large": {"n_layers": 24, "d_model": 1024, "n_heads": 16},
+    }
+    base = ModelConfig(
+        architecture="encoder",
+        vocab_size=30522,
+        context_length=512,
+        norm_position="post",
+        norm_epsilon=1e-12,
+        n_segments=2,
+        embedding_norm=True,
+        activation="gelu",
+        head="pretraining",
+        dropout=0.1,
+    )
+    return replace(base, **_choose("bert", sizes, size))
+
+
+def transformer(size: str = "base") -> ModelConfig:
+    """Vaswani et al. 2017, "Attention Is All You Need", table 3, with the 37,000 shared tokens of section 5.1.
+
+    That gives 63M and 214M parameters, biases included; the table has 65M and 213M.
+    """
+    sizes = {
+        "base": {"d_model": 512, "n_heads": 8, "dropout": 0.1},
+        "big": {"d_model": 1024, "n_heads": 16, "dropout": 0.3},
+    }
+    base = ModelConfig(
+        architecture="encoder-decoder",
+        vocab_size=37000,
+        context_length=512,
+        n_layers=6,
+        norm_position="post",
+        position="sinusoidal",
+        embedding_scale=True,
+        activation="relu",
+        label_smoothing=0.1,
+    )
+    chosen = replace(base, **_choose("transformer", sizes, size))
+    return replace(chosen, init_std=chosen.d_model**-0.5)

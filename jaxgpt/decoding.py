@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from jaxgpt import gpt, sampling
-from jaxgpt.attention import KVCache
+from jaxgpt import gpt, sampling, seq2seq
+from jaxgpt.attention import KVCache, Memory
 from jaxgpt.config import ModelConfig
 
 CHUNK = 32  # most tokens a dispatch: looking at them costs the host less than a hundredth of making them
@@ -56,6 +56,16 @@ def prefill(
     return jnp.repeat(gpt.head(params, x[:, -1:], cfg)[:, 0], copies, axis=0), cache
 
 
+@functools.partial(jax.jit, static_argnames="cfg")
+def read_sources(
+    params: dict, sources: Int[Array, "batch source"], lengths: Int[Array, "batch"], cfg: ModelConfig
+) -> Memory:
+    """Encode sources that stand at the left end of their rows, once for all the tokens of their targets."""
+    mask = jnp.arange(sources.shape[1]) < lengths[:, None]
+    encoded = seq2seq.encode(params, sources, cfg, source_mask=mask)
+    return seq2seq.remember(params, encoded, cfg, source_mask=mask)
+
+
 def choose(
     rows: Rows,
     logits: Float[Array, "batch vocab"],
@@ -87,8 +97,12 @@ def decode_chunk(
     known: Bool[Array, "vocab"],
     steps: Int[Array, ""],
     cfg: ModelConfig,
+    memory: Memory | None = None,
 ) -> tuple[KVCache, Rows, Int[Array, "batch chunk"], Float[Array, "batch chunk"]]:
-    """Up to `steps` tokens more for each row that has not ended, stopping where all have; -1 where there is none."""
+    """Up to `steps` tokens more for each row that has not ended, stopping where all have; -1 where there is none.
+
+    memory: the sources, in an encoder-decoder.
+    """
     batch = rows.token.shape[0]
 
     def unfinished(carry):
@@ -97,7 +111,11 @@ def decode_chunk(
 
     def step(carry):
         cache, rows, tokens, logprobs, made = carry
-        logits, cache = gpt.apply(params, rows.token[:, None], cfg, mask=~rows.ended[:, None], cache=cache)
+        token, mask = rows.token[:, None], ~rows.ended[:, None]
+        if memory is None:
+            logits, cache = gpt.apply(params, token, cfg, mask=mask, cache=cache)
+        else:
+            logits, cache = seq2seq.decode(params, memory, token, cfg, mask=mask, cache=cache)
         rows, logprob = choose(rows, logits[:, 0], settings, ends, known)
         return cache, rows, tokens.at[:, made].set(rows.token), logprobs.at[:, made].set(logprob), made + 1
 

@@ -1,40 +1,94 @@
-"""Tokens and their places as vectors: token, learned, sinusoidal, rotary and relative-bias positions."""
+"""Tokens and their places as vectors, by every kind of position; and vectors as logits of tokens."""
 
+import math
+
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+import numpy as np
+from jaxtyping import Array, Float, Int, Key
 
 from jaxgpt.config import ModelConfig
-from jaxgpt.params import weight
-from jaxgpt.sharding import constrain
+from jaxgpt.feedforward import dropout, linear_params, norm, norm_params
+from jaxgpt.params import Param, weight
+from jaxgpt.sharding import constrain, time_is_cut
 
 
 def embedding_params(cfg: ModelConfig) -> dict:
-    """Token embeddings; a table of positions if they are learned; a table of biases if they are relative."""
+    """Token embeddings; tables of positions if they are learned, and of segments; a norm of the sum."""
     params = {"token": weight((cfg.vocab_size, cfg.d_model), ("vocab", "embed"), cfg.init_std)}
     if cfg.position == "learned":
         params["position"] = weight((cfg.context_length, cfg.d_model), ("positions", "embed"), cfg.init_std)
-    if cfg.position == "relative":
-        params["relative"] = weight((cfg.relative_buckets or 32, cfg.n_heads), (None, "heads"), cfg.init_std)
+    if cfg.n_segments:
+        params["segment"] = weight((cfg.n_segments, cfg.d_model), (None, "embed"), cfg.init_std)
+    if cfg.embedding_norm:
+        params["norm"] = norm_params(cfg)
     return params
 
 
 def embed(
-    params: dict, tokens: Int[Array, "batch time"], positions: Int[Array, "#batch time"], cfg: ModelConfig
+    params: dict,
+    tokens: Int[Array, "batch time"],
+    positions: Int[Array, "#batch time"],
+    cfg: ModelConfig,
+    *,
+    segments: Int[Array, "#batch time"] | None = None,
+    key: Key[Array, ""] | None = None,
 ) -> Float[Array, "batch time d_model"]:
-    """Token vectors, plus position vectors where the positions are absolute ones.
+    """Token vectors, plus those of position (where positions are absolute ones) and segment; normalised; dropped.
 
-    A token id or a position outside its table is the caller's mistake: it reads the table's nearest row.
+    segments: rows of the segment table (None: row 0), in a model that has one.
+    A token id, position or segment outside its table is the caller's mistake: it reads the table's nearest row.
+    Sources: scale, Vaswani et al. 2017, section 3.4; segments, Devlin et al. 2019, section 3.
     """
 
     def rows(table, indices):
         return table.at[indices].get(mode="clip", wrap_negative_indices=False)
 
     x = rows(params["token"], tokens)
+    if cfg.embedding_scale:
+        x = x * math.sqrt(cfg.d_model)
     if cfg.position == "learned":
         x = x + rows(params["position"], positions)
     if cfg.position == "sinusoidal":
         x = x + sinusoid(positions, cfg.d_model).astype(x.dtype)
-    return constrain(x, "batch", "time", "embed")
+    if cfg.n_segments:
+        x = x + rows(params["segment"], jnp.zeros((1, tokens.shape[1]), int) if segments is None else segments)
+    if cfg.embedding_norm:
+        x = norm(params["norm"], x, cfg)
+    return constrain(dropout(x, cfg.dropout, key), "batch", "time", "embed")
+
+
+def head_params(cfg: ModelConfig) -> dict:
+    """{"head": the matrix from states to logits}, or nothing where that is the token embedding."""
+    if cfg.tie_embeddings:
+        return {}
+    return {"head": linear_params({"embed": cfg.d_model}, {"vocab": cfg.vocab_size}, cfg.init_std, False)}
+
+
+def unembed(params: dict, x: Float[Array, "batch time d_model"], cfg: ModelConfig) -> Float[Array, "batch time vocab"]:
+    """States to float32 logits, by the token embedding or the head's own matrix. params: the whole model's."""
+    matrix, letters = (params["embedding"]["token"], "VD") if cfg.tie_embeddings else (params["head"]["kernel"], "DV")
+    rows = x if time_is_cut() else x.reshape(-1, cfg.d_model)  # as in `linear`
+    logits = jnp.einsum(f"...D,{letters}->...V", rows, matrix.astype(cfg.dtype), preferred_element_type=jnp.float32)
+    return constrain(logits.reshape(*x.shape[:2], -1), "batch", "time", "vocab")
+
+
+def check_ids(name: str, ids: Int[Array, "*shape"], size: int) -> None:
+    """Raise ValueError for an id outside 0..size-1, where they show: not while tracing, not across hosts."""
+    if isinstance(ids, jax.core.Tracer) or not getattr(ids, "is_fully_addressable", True):
+        return
+    seen = np.asarray(ids)
+    outside = seen[(seen < 0) | (seen >= size)]
+    if outside.size:
+        raise ValueError(f"{name}: found the id {outside[0]}, expected 0..{size - 1}")
+
+
+def check_tokens(name: str, tokens: Int[Array, "batch time"], cfg: ModelConfig, room: int | None = None) -> None:
+    """Raise ValueError for rows longer than `room` (None: context_length) and, as `check_ids`, for unknown ids."""
+    room = cfg.context_length if room is None else room
+    if tokens.shape[1] > room:
+        raise ValueError(f"{name}: found {tokens.shape[1]} in a row, expected at most {room}")
+    check_ids(name, tokens, cfg.vocab_size)
 
 
 def sinusoid(positions: Int[Array, "batch time"], d_model: int) -> Float[Array, "batch time d_model"]:
@@ -84,8 +138,13 @@ def relative_bucket(
     return offset + jnp.where(distance < exact, distance, far)
 
 
+def relative_params(cfg: ModelConfig) -> Param:
+    """A bias for each bucket of distance and each head, which a stack's layers share."""
+    return weight((cfg.relative_buckets or 32, cfg.n_heads), (None, "heads"), cfg.init_std)
+
+
 def relative_bias(
-    params: dict,
+    table: Float[Array, "buckets heads"],
     query_positions: Int[Array, "#batch time"],
     key_positions: Int[Array, "#batch keys"],
     cfg: ModelConfig,
@@ -94,4 +153,4 @@ def relative_bias(
     """What is added to the attention scores of every layer, by the distance of key and query. Source: as above."""
     distance = key_positions[:, None, :] - query_positions[:, :, None]
     bucket = relative_bucket(distance, cfg.relative_buckets or 32, cfg.relative_max_distance or 128, bidirectional)
-    return jnp.moveaxis(params["relative"][bucket], -1, 1)
+    return jnp.moveaxis(table[bucket], -1, 1)

@@ -32,6 +32,11 @@ def linear(params: dict, x: Float[Array, "batch time *inputs"]) -> Float[Array, 
     return y + params["bias"] if "bias" in params else y
 
 
+def residual_std(cfg: ModelConfig) -> float:
+    """Of what is added to the residual stream: pre-norm sums grow with depth (Radford et al. 2019, section 2.3)."""
+    return cfg.init_std / math.sqrt(2 * cfg.n_layers) if cfg.norm_position == "pre" else cfg.init_std
+
+
 def norm_params(cfg: ModelConfig) -> dict:
     """A gain; for layer norm also a bias, where the config has biases."""
     params = {"scale": scale((cfg.d_model,), (None,))}
@@ -86,8 +91,7 @@ def mlp_params(cfg: ModelConfig) -> dict:
     params = {"up": linear_params(*up)}
     if cfg.gated:
         params["gate"] = linear_params(*up)
-    std = cfg.init_std / math.sqrt(2 * cfg.n_layers)
-    params["down"] = linear_params({"mlp": cfg.ff_width}, {"embed": cfg.d_model}, std, cfg.bias)
+    params["down"] = linear_params({"mlp": cfg.ff_width}, {"embed": cfg.d_model}, residual_std(cfg), cfg.bias)
     return params
 
 

@@ -40,8 +40,8 @@ def _obstacle(kernel: str, query, mask, plain: bool) -> str | None:
     time, head_dim = query.shape[1], query.shape[3]
     if not plain:
         return "scores are biased or weights dropped"
-    if not mask.causal or (mask.query_positions is not None and mask.query_segments is None):
-        return "the mask is not causal"
+    if mask.tree is not None or (mask.query_positions is not None and mask.query_segments is None):
+        return "the tokens of a row are no sequence"
     if mask.query_segments is not mask.key_segments:
         return "queries and keys are not the same tokens"
     if time_is_cut():
@@ -66,10 +66,10 @@ def cudnn(
     value: Float[Array, "batch time kv_heads head_dim"],
     mask,
 ) -> Float[Array, "batch time heads head_dim"]:
-    """Causal attention by cuDNN's flash kernel. Source: Dao 2023, "FlashAttention-2", through `jax.nn`."""
-    window = None if mask.window is None else (mask.window - 1, 0)
+    """Self-attention by cuDNN's flash kernel. Source: Dao 2023, "FlashAttention-2", through `jax.nn`."""
+    window = None if mask.window is None else (mask.window - 1, 0 if mask.causal else mask.window - 1)
     return jax.nn.dot_product_attention(
-        query, key, value, is_causal=True, local_window_size=window, implementation="cudnn"
+        query, key, value, is_causal=mask.causal, local_window_size=window, implementation="cudnn"
     )
 
 
@@ -81,7 +81,7 @@ def splash(
     *,
     interpret: bool = False,
 ) -> Float[Array, "batch time heads head_dim"]:
-    """Causal attention by JAX's Pallas kernel, each device its own rows and heads.
+    """Self-attention by JAX's Pallas kernel, each device its own rows and heads.
 
     A padded query attends to padding: its result is finite and means nothing. `interpret` runs on any device, slowly.
     """
@@ -90,7 +90,10 @@ def splash(
     def one_device(query, key, value, segments):
         time, heads = query.shape[1:3]
         shape = (time, time)
-        seen = sa.CausalMask(shape) if mask.window is None else sa.LocalMask(shape, (mask.window - 1, 0), 0)
+        if mask.window is not None:
+            seen = sa.LocalMask(shape, (mask.window - 1, 0 if mask.causal else mask.window - 1), 0)
+        else:
+            seen = sa.CausalMask(shape) if mask.causal else sa.FullMask(shape)
         size = 512 if time % 512 == 0 else 128
         blocks = sa.BlockSizes(*(size,) * 8)
         kernel = sa.make_splash_mha(

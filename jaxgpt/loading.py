@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from jaxgpt import gpt, tokenizers
 from jaxgpt import params as P
+from jaxgpt import tokenizers
 from jaxgpt.config import require
-from jaxgpt.model import Model
+from jaxgpt.model import Model, declarations
 from jaxgpt.training.checkpoints import restore_params
 from jaxgpt.training.directory import CHECKPOINTS, read_config
 
@@ -25,4 +25,4 @@ def load(path: str | Path) -> Model:
         tokenizer.vocab_size,
         f"at most model.vocab_size={cfg.vocab_size}",
     )
-    return Model(cfg, restore_params(folder / CHECKPOINTS, P.abstract(gpt.declare(cfg))), tokenizer)
+    return Model(cfg, restore_params(folder / CHECKPOINTS, P.abstract(declarations(cfg))), tokenizer)

@@ -20,6 +20,8 @@ RULES: dict[str, tuple[str, ...]] = {
     "vocab": ("tensor",),
     "head_dim": (),
     "positions": (),
+    "dense": (),
+    "classes": (),
     "layers": (),
 }
 ACTIVATIONS = RULES | {"embed": ()}  # the batch has taken fsdp

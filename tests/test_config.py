@@ -5,10 +5,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import SCHEMES, TINY, apply, draw, draw_tokens, loss_and_grads, unchecked
+from tiny import SCHEMES, TINY, apply, draw, draw_tokens, loss, loss_and_grads, unchecked
 
 from jaxgpt import config, gpt, kernels
 from jaxgpt.config import ModelConfig
+from jaxgpt.model import declarations
 from jaxgpt.params import count
 
 ONE_LAYER = {scheme: replace(cfg, n_layers=1) for scheme, cfg in SCHEMES.items()}
@@ -89,8 +90,14 @@ def test_derived_fields_follow_what_they_derive_from():
         (TINY, "norm_epsilon", 0.0, 0.0, "a number above 0"),
         (TINY, "position", "alibi", "alibi", "one of learned, sinusoidal, rotary, relative"),
         (TINY, "activation", "swish", "swish", "one of gelu, gelu_tanh, relu, silu"),
-        (TINY, "dropout", 1.0, 1.0, "a probability in [0, 1)"),
-        (TINY, "dropout", -0.1, -0.1, "a probability in [0, 1)"),
+        (TINY, "label_smoothing", 1.0, 1.0, "a number in [0, 1)"),
+        (TINY, "n_segments", -1, -1, "an integer of at least 0"),
+        (TINY, "n_segments", 2, 2, "nothing, as only architecture='encoder' reads it"),
+        (TINY, "n_encoder_layers", 2, 2, "nothing, as only architecture='encoder-decoder' reads it"),
+        (TINY, "head", "none", "none", "lm, but for an encoder"),
+        (TINY, "n_classes", 3, 3, "None, as only head='sequence' or 'token' reads it"),
+        (TINY, "dropout", 1.0, 1.0, "a number in [0, 1)"),
+        (TINY, "dropout", -0.1, -0.1, "a number in [0, 1)"),
         (TINY, "init_std", -1.0, -1.0, "a number of at least 0"),
         (TINY, "dtype", "float64", "float64", "one of float32, bfloat16, float16"),
         (TINY, "attention", "flash", "flash", "one of auto, xla, cudnn, splash"),
@@ -120,6 +127,14 @@ CHANGES = {
     "context_length": [(LEARNED, 31, "shapes"), (ROTARY, 18, "ValueError")],
     "d_model": [(LEARNED, 22, "shapes")],
     "n_layers": [(LEARNED, 2, "shapes")],
+    "architecture": [(LEARNED, "encoder", "shapes"), (LEARNED, "encoder-decoder", "shapes")],
+    "n_encoder_layers": [(replace(LEARNED, architecture="encoder-decoder"), 2, "shapes")],
+    "n_segments": [(replace(LEARNED, architecture="encoder"), 2, "shapes")],
+    "embedding_norm": [(LEARNED, True, "shapes")],
+    "embedding_scale": [(LEARNED, True, "logits")],
+    "head": [(replace(LEARNED, architecture="encoder"), head, "shapes") for head in ("pretraining", "none")],
+    "n_classes": [(replace(LEARNED, architecture="encoder", head="token", n_classes=3), 4, "shapes")],
+    "label_smoothing": [(LEARNED, 0.1, "loss")],
     "n_heads": [(LEARNED, 8, "shapes")],
     "n_kv_heads": [(LEARNED, 3, "shapes"), (LEARNED, None, "shapes"), (LEARNED, 1, "shapes")],
     "head_dim": [(LEARNED, 5, "shapes")],
@@ -169,7 +184,7 @@ def test_changing_any_field_changes_parameters_or_logits_or_the_program(field):
     for base, value, effect in CHANGES[field]:  # KeyError: a new field needs a case here
         assert getattr(base, field) != value
         changed = replace(base, **{field: value})
-        shapes = [jax.tree.map(lambda p: p.shape, gpt.declare(cfg)) for cfg in (base, changed)]
+        shapes = [jax.tree.map(lambda p: p.shape, declarations(cfg)) for cfg in (base, changed)]
         assert (shapes[0] != shapes[1]) == (effect == "shapes")
         tokens = draw_tokens(base, 2, 19)
         if effect == "values":
@@ -183,6 +198,9 @@ def test_changing_any_field_changes_parameters_or_logits_or_the_program(field):
                 first, second = (apply(params, tokens, cfg, key=key) for cfg in (base, changed))
             assert jnp.isfinite(second).all()
             assert jnp.abs(first - second).max() > 1e-5
+        if effect == "loss":
+            params, batch = draw(gpt.declare(base)), {"inputs": tokens, "targets": tokens[:, ::-1]}
+            assert abs(loss(params, batch, base)[0] - loss(params, batch, changed)[0]) > 1e-3
         if effect == "ValueError":
             with pytest.raises(ValueError, match=r"model.attention|tokens: found 19 in a row, expected at most 18"):
                 apply(draw(gpt.declare(base)), tokens, changed)

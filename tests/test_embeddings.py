@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tiny import SCHEMES, TINY, draw, draw_tokens
 
-from jaxgpt.embeddings import embed, embedding_params, relative_bias, relative_bucket, rotate, sinusoid
+from jaxgpt.embeddings import embed, embedding_params, relative_bias, relative_bucket, relative_params, rotate, sinusoid
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "t5_buckets.npz")
 POSITIONS = np.array([[0, 1, 2, 3, 4], [7, 0, 700, 256, 257]])  # any order, and past bfloat16's integers
@@ -77,13 +77,13 @@ def test_buckets_are_t5_s(buckets, far, bidirectional):
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_the_relative_bias_is_one_number_a_head_and_bucket(bidirectional):
     cfg = replace(SCHEMES["relative"], relative_buckets=None, relative_max_distance=None)
-    params = draw(embedding_params(cfg))
+    table = draw(relative_params(cfg))
     queries, keys = np.array([[3, 40, 7]]), np.array([[0, 5, 60, -1], [7, 8, 200, 3]])
-    found = relative_bias(params, jnp.array(queries), jnp.array(keys), cfg, bidirectional)
+    found = relative_bias(table, jnp.array(queries), jnp.array(keys), cfg, bidirectional)
     assert found.shape == (2, 6, 3, 4)
     for b, h, t, s in np.ndindex(found.shape):
         bucket = t5_bucket(int(keys[b, s] - queries[0, t]), 32, 128, bidirectional)
-        assert found[b, h, t, s] == params["relative"][bucket, h]
+        assert found[b, h, t, s] == table[bucket, h]
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

@@ -49,7 +49,9 @@ def chosen(wanted, mask=CAUSAL, time=128, head_dim=8, dtype="float32", plain=Tru
         ("tpu", "xla", {}, "blocks"),
         ("tpu", "auto", {"time": 100}, "blocks"),
         ("tpu", "auto", {"mask": CACHED}, "xla"),
-        ("tpu", "auto", {"mask": Mask(causal=False)}, "xla"),
+        ("tpu", "auto", {"mask": Mask(causal=False)}, "splash"),
+        ("gpu", "auto", {"dtype": "bfloat16", "mask": Mask(causal=False)}, "cudnn"),
+        ("tpu", "auto", {"mask": PADDED.replace(tree=jnp.ones((1, 128, 128), bool))}, "xla"),
     ],
 )
 def test_auto_takes_the_fused_kernel_where_it_can_compute_this(monkeypatch, platform, wanted, changes, kernel):
@@ -64,8 +66,11 @@ def test_auto_takes_the_fused_kernel_where_it_can_compute_this(monkeypatch, plat
         ("cudnn", {"dtype": "bfloat16", "head_dim": 12}, "head_dim=12 is not a multiple of 8 up to 128"),
         ("cudnn", {"dtype": "bfloat16", "mask": PADDED}, "rows are padded or packed"),
         ("cudnn", {"plain": False}, "scores are biased or weights dropped"),
-        ("splash", {"mask": Mask(causal=False)}, "the mask is not causal"),
-        ("splash", {"mask": Mask(True, query_positions=SEGMENTS, key_positions=SEGMENTS)}, "the mask is not causal"),
+        (
+            "splash",
+            {"mask": Mask(True, query_positions=SEGMENTS, key_positions=SEGMENTS)},
+            "the tokens of a row are no sequence",
+        ),
         ("splash", {"mask": CACHED}, "queries and keys are not the same tokens"),
         ("splash", {"mask": PADDED.replace(window=5, gaps=True)}, "padding may stand inside the window"),
         ("splash", {"time": 129}, "the length 129 is not a multiple of 128"),
@@ -106,8 +111,10 @@ SEGMENTED = Mask(causal=True, query_segments=RUNS, key_segments=RUNS)
         (Mask(True, 5), 256, 2, 1),
         (SEGMENTED, 256, 4, 2),
         (SEGMENTED.replace(window=40), 256, 2, 1),
+        (SEGMENTED.replace(causal=False), 256, 4, 2),
+        (Mask(False, 5), 256, 2, 1),
     ],
-    ids=["MHA", "GQA", "window", "segments", "window and segments"],
+    ids=["MHA", "GQA", "window", "segments", "window and segments", "both ways", "both ways in a window"],
 )
 def test_splash_is_attend(mask, time, heads, kv_heads):
     inputs = qkv(2, time, heads, kv_heads)
@@ -185,9 +192,10 @@ def test_prefill_takes_the_fused_kernel(monkeypatch, time, slots, fused):
     assert ("pallas_call" in text) is fused
 
 
+@pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("window", [None, 1, 3, 7])
 @pytest.mark.parametrize("kv_heads", [4, 2])
-def test_what_cudnn_is_asked_for_is_attend(monkeypatch, window, kv_heads):
+def test_what_cudnn_is_asked_for_is_attend(monkeypatch, causal, window, kv_heads):
     """The call itself, answered by XLA: a wrong width of the window or order of axes shows on any machine."""
     answer, asked = jax.nn.dot_product_attention, []
 
@@ -196,6 +204,6 @@ def test_what_cudnn_is_asked_for_is_attend(monkeypatch, window, kv_heads):
         return answer(*inputs, implementation="xla", **options)
 
     monkeypatch.setattr(jax.nn, "dot_product_attention", by_xla)
-    inputs, mask = qkv(2, 11, 4, kv_heads), Mask(True, window)
+    inputs, mask = qkv(2, 11, 4, kv_heads), Mask(causal, window)
     np.testing.assert_allclose(kernels.cudnn(*inputs, mask), attend(*inputs, mask.dense(11, 11)), atol=1e-5)
     assert asked == ["cudnn"]

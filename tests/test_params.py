@@ -75,7 +75,9 @@ def test_init_is_traced_like_any_function():
 @pytest.mark.parametrize("name", CONFIGS)
 def test_decay_acts_on_kernels_and_embeddings_alone(name):
     mask = flatten_dict(P.decay_mask(gpt.declare(CONFIGS[name])), sep="/")
-    assert mask == {path: path.endswith("kernel") or path.startswith("embedding/") for path in mask}
+    assert mask == {
+        path: path.endswith("kernel") or path.startswith("embedding/") or path == "relative" for path in mask
+    }
     assert 0 < sum(mask.values()) < len(mask)
 
 

@@ -25,7 +25,7 @@ from jaxgpt.attention import KVCache
 from jaxgpt.decoding import Rows, decode_chunk
 from jaxgpt.model import prepare
 from jaxgpt.sharding import MeshConfig, make_mesh, named
-from jaxgpt.training.objectives import causal_lm
+from jaxgpt.training import objectives
 from jaxgpt.training.optimizer import make_optimizer
 from jaxgpt.training.state import abstract_state
 from jaxgpt.training.step import compile_train
@@ -34,10 +34,11 @@ config = runpy.run_path(sys.argv[1])["config"]
 model, loop = config.model, config.train
 devices = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2").devices
 mesh = make_mesh(MeshConfig(data=2, fsdp=2), list(devices))
-declarations = causal_lm.declare(model)
+objective = objectives.find(config.objective)
+declarations = objective.declare(model)
 optimizer = make_optimizer(config.optimizer, loop.steps, params.decay_mask(declarations))
 state = abstract_state(declarations, optimizer, mesh)
-update = compile_train(model, causal_lm, optimizer, mesh, loop.accumulation)
+update = compile_train(model, objective, optimizer, mesh, loop.accumulation)
 shape = (loop.steps_per_dispatch, loop.batch_size, model.context_length)
 rows = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=named((None, "batch", "time"), shape, mesh))
 weights = jax.eval_shape(lambda p: prepare(p, model), params.abstract(declarations))

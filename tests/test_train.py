@@ -141,7 +141,10 @@ def test_a_run_leaves_its_files_and_its_loss_falls(finished):
     training = {"train_loss", "train_perplexity", "grad_norm", "learning_rate", "tokens_per_second"}
     for row in rows:
         evaluated = row["step"] % 20 == 0
-        assert set(row) == {"step"} | (training if row["step"] else set()) | (validation if evaluated else set())
+        assert set(row) == {"step", "seconds"} | (training if row["step"] else set()) | (
+            validation if evaluated else set()
+        )
+    assert 0 < rows[0]["seconds"] <= rows[6]["seconds"] < rows[-1]["seconds"]
     assert rows[-1]["val_loss"] < rows[0]["val_loss"] - 0.3
     assert rows[-1]["train_loss"] < rows[1]["train_loss"] - 0.3
     assert json.loads((run / "train_config.json").read_text())["model"]["vocab_size"] == 16
@@ -316,7 +319,7 @@ def test_starting_from_another_run_takes_its_parameters_and_tokenizer(runner, fi
 
 def test_checkpoints_compare_by_the_batches_of_every_evaluation(runner, finished):
     run, _ = finished
-    saved = json.loads((run / "checkpoints" / "60" / "metrics" / "metrics").read_text())["val_loss"]
+    saved = json.loads((run / "checkpoints" / "60" / "metrics" / "metrics").read_text())["rank"]
     assert saved != losses(run)[-1][2]  # that is over the 4 batches of the end
     runner.finish("from_on_2", "--init_from", str(run), **{"train.steps": 1})
     assert losses(runner.folder / "from_on_2")[0][2] == pytest.approx(saved, rel=1e-6)
@@ -346,6 +349,11 @@ def make(folder, name, content):
         ({"data.path": b"text\xff\xfe"}, r"error: data: found a byte that is not UTF-8 text in .*, at offset 4, exp"),
         ({"data.path": b"abcdefgh" * 15}, r"error: data\.path: found 12 tokens in the validation part, .* = 17"),
         ({"model.d_model": 15}, r"model\.n_heads: found 2, expected a divisor of d_model=15 \(1, 3, 5, 15\)"),
+        (
+            {"model.architecture": "encoder"},
+            r"error: model\.architecture: found 'encoder', expected 'decoder', which obj",
+        ),
+        ({"objective": "gpt"}, r"--objective.*gpt"),
         ({"mesh.data": 2}, r"error: mesh: found data=2 .* expected a divisor of the 1 devices"),
         ({"mesh.data": 3}, r"train\.batch_size: found 4, expected a multiple of mesh\.data x mesh\.fsdp = 3"),
         ({"mesh.tensor": 3}, r"mesh\.tensor: found 3, expected a divisor of model\.n_heads=2"),

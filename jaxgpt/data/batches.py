@@ -6,27 +6,42 @@ import numpy as np
 from jaxtyping import Int64, Integer, Shaped
 
 from jaxgpt.data.config import Sampling
-from jaxgpt.data.permutation import shuffled
+from jaxgpt.data.permutation import reshuffled
 from jaxgpt.data.windows import spans
 
-Batch = dict[str, Shaped[np.ndarray, "batch time"]]
-Block = dict[str, Shaped[np.ndarray, "steps batch time"]]
+Batch = dict[str, Shaped[np.ndarray, "batch ..."]]
+Block = dict[str, Shaped[np.ndarray, "steps batch ..."]]
 
 
 class Batches(ABC):
-    """batches[step] is a dict of arrays [batch_size, time]; int32 "inputs" and, one token later, "targets"."""
+    """batches[step] is a dict of arrays [batch_size, ...], named as the loss wants them."""
 
     batch_size: int
+    run_length: int | None = None
+    """Steps i * run_length ... (i + 1) * run_length - 1 are of one shape, other runs perhaps of another. None: all."""
 
     @abstractmethod
     def block(self, step: int, k: int) -> Block:
-        """Batches step ... step + k - 1 stacked, gathered at once."""
+        """Batches step ... step + k - 1, all of one run, stacked, gathered at once."""
+
+    @abstractmethod
+    def tokens(self, start: int, end: int) -> int:
+        """Tokens that a model reads in batches start ... end - 1, padding aside."""
 
     def __getitem__(self, step: int) -> Batch:
         return {name: rows[0] for name, rows in self.block(step, 1).items()}
 
 
-class TrainBatches(Batches):
+class _Windows(Batches):
+    """int32 "inputs" and, one token later, "targets", [batch_size, context_length]."""
+
+    _spans: Shaped[np.ndarray, "windows span"]
+
+    def tokens(self, start: int, end: int) -> int:
+        return (end - start) * self.batch_size * (self._spans.shape[1] - 1)
+
+
+class TrainBatches(_Windows):
     """An endless sequence of training batches.
 
     tokens: the training part, usually memory-mapped.
@@ -49,26 +64,15 @@ class TrainBatches(Batches):
             stride = 1 if sampling == "random" else context_length
         self.batch_size = batch_size
         self._seed = seed
+        self._sampling = sampling
         self._spans = spans(tokens, context_length, stride)
-        self._draw = {"random": self._random, "epochs": self._epochs}[sampling]
 
     def block(self, step: int, k: int) -> Block:
-        return _gather(self._spans, self._draw(step, k))
-
-    def _random(self, step: int, k: int) -> Int64[np.ndarray, "{k} batch"]:
-        generators = [np.random.default_rng((self._seed, step + i)) for i in range(k)]
-        return np.array([generator.integers(len(self._spans), size=self.batch_size) for generator in generators])
-
-    def _epochs(self, step: int, k: int) -> Int64[np.ndarray, "{k} batch"]:
-        size = len(self._spans)
-        epoch, position = np.divmod(np.arange(step * self.batch_size, (step + k) * self.batch_size), size)
-        window = np.empty_like(position)
-        for e in range(int(epoch[0]), int(epoch[-1]) + 1):
-            window[epoch == e] = shuffled(position[epoch == e], size, (self._seed, e))
-        return window.reshape(k, self.batch_size)
+        windows = draw(self._sampling, len(self._spans), self._seed, step, k, self.batch_size)
+        return _gather(self._spans, windows)
 
 
-class EvalBatches(Batches):
+class EvalBatches(_Windows):
     """n batches of windows spread evenly over tokens, the same at every evaluation.
 
     Where tokens are shorter than all of them together, neighbouring windows overlap.
@@ -78,7 +82,7 @@ class EvalBatches(Batches):
     def __init__(self, tokens: Integer[np.ndarray, "tokens"], context_length: int, batch_size: int, n: int):
         self.batch_size = batch_size
         self._spans = spans(tokens, context_length, 1)
-        self._starts = np.arange(n * batch_size) * len(self._spans) // (n * batch_size)
+        self._starts = spread(n * batch_size, len(self._spans))
 
     def __len__(self) -> int:
         return len(self._starts) // self.batch_size
@@ -88,6 +92,22 @@ class EvalBatches(Batches):
         if step < 0 or step + k > len(self):
             raise IndexError(f"batches {step} to {step + k - 1}, expected 0 to {len(self) - 1}")
         return _gather(self._spans, self._starts.reshape(-1, self.batch_size)[step : step + k])
+
+
+def draw(
+    sampling: Sampling, size: int, seed: int, step: int, k: int, batch_size: int
+) -> Int64[np.ndarray, "{k} {batch_size}"]:
+    """Which of size windows are in batches step ... step + k - 1."""
+    if sampling == "random":
+        generators = [np.random.default_rng((seed, step + i)) for i in range(k)]
+        return np.array([generator.integers(size, size=batch_size) for generator in generators])
+    positions = np.arange(step * batch_size, (step + k) * batch_size)
+    return reshuffled(positions, size, (seed,)).reshape(k, batch_size)
+
+
+def spread(n: int, size: int) -> Int64[np.ndarray, "{n}"]:
+    """n of size windows, in order and evenly apart."""
+    return np.arange(n) * size // n
 
 
 def _gather(

@@ -6,7 +6,7 @@ from typing import Literal
 from jaxgpt import tokenizers
 from jaxgpt.checks import check_types, require
 from jaxgpt.data.sources import files
-from jaxgpt.tokenizers.bpe import SMALLEST
+from jaxgpt.tokenizers import bpe, wordpiece
 
 Sampling = Literal["random", "epochs"]
 
@@ -17,21 +17,35 @@ class DataConfig:
 
     path: str = "python"
     """A text file, a .jsonl file (field "text"), either of them as .gz, a folder, a glob, or "python": the source of
-    Python's own standard library."""
+    Python's own standard library. Pairs: a .tsv (source TAB target), a .jsonl, what the names of two files begin with
+    (DIR/train for DIR/train.de and DIR/train.en), or the folder DIR alone, whose val, valid or dev is validated on;
+    each as .gz too."""
     validation_path: str | None = None
     """Text to validate on, in any form that path takes; None: hold out validation_fraction of path."""
     validation_fraction: float = 0.1
     """Share of path held out: the end of each document, or every k-th document where there are many. Not used with
     validation_path."""
     tokenizer: str = "bpe"
-    """"char", "word", "bpe" (trained on the training part), "tiktoken:<encoding>", "json:<path>", or "saved:<folder>",
-    a run directory's."""
+    """"char", "word", "bpe", "wordpiece", "wordpiece:cased" (trained on the training part), "tiktoken:<encoding>",
+    "vocab:<path>" or "vocab:cased:<path>" (a BERT vocab.txt), "json:<path>", or "saved:<folder>", a run directory's."""
     vocab_size: int = 1024
     """Size of a tokenizer that is trained."""
     sampling: Sampling = "random"
     """"random": windows start anywhere, drawn with replacement; "epochs": every window once before any again."""
     stride: int | None = None
     """Tokens between the starts of neighbouring windows; None: 1 for "random", context_length for "epochs"."""
+    source: str = "source"
+    """Pairs: the language to translate from, as the ending of its file (de) or its field in a .jsonl."""
+    target: str = "target"
+    """Pairs: the language to translate into, named likewise."""
+    run_length: int = 10
+    """Pairs: steps in a row whose batches have one shape."""
+    buckets: int = 6
+    """Pairs: how many shapes batches have; pairs of like lengths share one."""
+    mask_rate: float = 0.15
+    """Masked tokens: share of a row to be guessed."""
+    whole_word: bool = False
+    """Masked tokens: mask all pieces of a word together."""
 
     def __post_init__(self):
         check_types(self, "data")
@@ -39,9 +53,19 @@ class DataConfig:
         fraction = self.validation_fraction
         require(0 < fraction < 1, "data.validation_fraction", fraction, "a number in (0, 1)")
         require(self.vocab_size >= 1, "data.vocab_size", self.vocab_size, "a positive integer")
-        trained, expected = self.tokenizer == "bpe", f"at least {SMALLEST}, every byte and end-of-text, for a bpe"
-        require(not trained or self.vocab_size >= SMALLEST, "data.vocab_size", self.vocab_size, expected)
+        for kind, smallest, holds in (
+            ("bpe", bpe.SMALLEST, "every byte and end-of-text"),
+            ("wordpiece", wordpiece.SMALLEST, "the special tokens and a character"),
+        ):
+            trained, expected = self.tokenizer.partition(":")[0] == kind, f"at least {smallest}, {holds}, for a {kind}"
+            require(not trained or self.vocab_size >= smallest, "data.vocab_size", self.vocab_size, expected)
         require(self.stride is None or self.stride >= 1, "data.stride", self.stride, "a positive integer or None")
+        for name in ("source", "target"):
+            require(getattr(self, name) != "", f"data.{name}", "", "a file's ending or a .jsonl's field")
+        require(self.source != self.target, "data.target", self.target, f"another than data.source={self.source!r}")
+        for name in ("run_length", "buckets"):
+            require(getattr(self, name) >= 1, f"data.{name}", getattr(self, name), "a positive integer")
+        require(0 < self.mask_rate < 1, "data.mask_rate", self.mask_rate, "a number in (0, 1)")
 
 
 def check(config: DataConfig) -> None:

@@ -1,24 +1,21 @@
 """Text to tokens, once: a folder with the tokenizer and the shards of both parts, built again when anything changed."""
 
-import hashlib
-import json
-import shutil
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Int64, Integer
 
 from jaxgpt import tokenizers
+from jaxgpt.data.cache import Recipe, batched, open_shards, stats, tokenizer_recipe, write_shards
 from jaxgpt.data.config import DataConfig
-from jaxgpt.data.shards import ShardWriter, StaleError, read_shard
+from jaxgpt.data.shards import ShardWriter, StaleError
 from jaxgpt.data.sources import files, pieces
 from jaxgpt.data.split import Part, split, training_characters
 
-BATCH = 1 << 21  # characters encoded at once: enough pieces for every core of a tokenizer that has threads
+PARTS: tuple[Part, ...] = ("train", "validation")
 
 
 @dataclass(frozen=True)
@@ -48,7 +45,11 @@ def prepare(config: DataConfig, cache: Path, log: Callable[[str], None] = print)
     """
     train = files(config.path)
     validation = [] if config.validation_path is None else files(config.validation_path, "data.validation_path")
-    recipe = _recipe(config, train, validation)
+    recipe = {
+        "the text": stats(train),
+        "the held-out text": stats(validation) or config.validation_fraction,
+        "data.tokenizer": tokenizer_recipe(config),
+    }
     try:
         return _open(cache, recipe)
     except StaleError as reason:
@@ -60,49 +61,20 @@ def prepare(config: DataConfig, cache: Path, log: Callable[[str], None] = print)
     return dataset
 
 
-def _recipe(config: DataConfig, train: list[Path], validation: list[Path]) -> dict[str, Any]:
-    """What a dataset depends on, in JSON, under names that a log can show."""
-    kind, _, argument = config.tokenizer.partition(":")
-    return {
-        "the text": _stats(train),
-        "the held-out text": _stats(validation) or config.validation_fraction,
-        "data.tokenizer": [
-            config.tokenizer,
-            config.vocab_size,
-            _stats(files(argument, "data.tokenizer") if kind == "json" else []),
-        ],
-    }
-
-
-def _stats(paths: list[Path]) -> list[list[Any]]:
-    return [[str(path.resolve()), (stat := path.stat()).st_size, stat.st_mtime_ns] for path in paths]
-
-
-def _fingerprint(recipe: dict[str, Any], cache: Path) -> dict[str, Any]:
-    return recipe | {"the saved tokenizer": _hashes(cache / "tokenizer")}
-
-
-def _hashes(folder: Path) -> dict[str, str]:
-    saved = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in saved}
-
-
-def _open(cache: Path, recipe: dict[str, Any]) -> Dataset:
-    fingerprint = _fingerprint(recipe, cache)
-    train, train_header = read_shard(cache / "train", fingerprint)
-    validation, validation_header = read_shard(cache / "validation", fingerprint)
-    contents = [_hashes(cache / "tokenizer"), train_header.crc32, validation_header.crc32]
+def _open(cache: Path, recipe: Recipe) -> Dataset:
+    opened = open_shards(cache, PARTS, recipe)
+    (train, train_header), (validation, validation_header) = opened.shards
     return Dataset(
-        tokenizers.load(cache / "tokenizer"),
+        opened.tokenizer,
         train,
         validation,
         train_header.text_bytes,
         validation_header.text_bytes,
-        hashlib.sha256(json.dumps(contents).encode()).hexdigest(),
+        opened.identity,
     )
 
 
-def _build(config: DataConfig, train: list[Path], validation: list[Path], cache: Path, recipe: dict[str, Any]) -> None:
+def _build(config: DataConfig, train: list[Path], validation: list[Path], cache: Path, recipe: Recipe) -> None:
     lengths = _lengths(pieces(train))
     if validation:
         _lengths(pieces(validation))  # every error of the text before the work on it
@@ -118,14 +90,8 @@ def _build(config: DataConfig, train: list[Path], validation: list[Path], cache:
         return (text for part, _, text in parts() if part == "train" or config.tokenizer == "char")
 
     tokenizer = tokenizers.create(config.tokenizer, texts, config.vocab_size)
-    shutil.rmtree(cache / "tokenizer", ignore_errors=True)
-    tokenizer.save(cache / "tokenizer")
-    fingerprint = _fingerprint(recipe, cache)
-    with (
-        ShardWriter(cache / "train", tokenizer.vocab_size, fingerprint) as train_shard,
-        ShardWriter(cache / "validation", tokenizer.vocab_size, fingerprint) as validation_shard,
-    ):
-        _encode(tokenizer, parts(), {"train": train_shard, "validation": validation_shard})
+    with write_shards(cache, PARTS, recipe, tokenizer) as shards:
+        _encode(tokenizer, parts(), dict(zip(PARTS, shards, strict=True)))
 
 
 def _lengths(pieces: Iterable[tuple[int, str]]) -> Int64[np.ndarray, "documents"]:
@@ -142,22 +108,10 @@ def _encode(
 ) -> None:
     last: dict[Part, int] = {}
     end_of_text = tokenizer.end_of_text
-    for batch in _batched(parts):
+    for batch in batched(parts, lambda item: len(item[2])):
         encoded = tokenizer.encode_batch([text for _, _, text in batch])
         for (part, document, text), tokens in zip(batch, encoded, strict=True):
             if end_of_text is not None and last.get(part, document) != document:
                 tokens = [end_of_text, *tokens]
             shards[part].append(tokens, len(text.encode()))
             last[part] = document
-
-
-def _batched(parts: Iterable[tuple[Part, int, str]]) -> Iterator[list[tuple[Part, int, str]]]:
-    batch, size = [], 0
-    for item in parts:
-        batch.append(item)
-        size += len(item[2])
-        if size >= BATCH:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch

@@ -24,6 +24,15 @@ def shuffled(positions: Int64[np.ndarray, "n"], size: int, seed: tuple[int, ...]
     return values.astype(np.int64)
 
 
+def reshuffled(positions: Int64[np.ndarray, "n"], size: int, seed: tuple[int, ...]) -> Int64[np.ndarray, "n"]:
+    """What an endless sequence holds at positions: all of range(size) once an epoch, each time in another order."""
+    epoch, position = np.divmod(positions, size)
+    values = np.empty_like(position)
+    for e in np.unique(epoch):
+        values[epoch == e] = shuffled(position[epoch == e], size, (*seed, int(e)))
+    return values
+
+
 def _feistel(
     values: UInt64[np.ndarray, "n"], rows: int, columns: int, keys: UInt64[np.ndarray, "rounds"]
 ) -> UInt64[np.ndarray, "n"]:

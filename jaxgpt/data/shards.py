@@ -41,9 +41,9 @@ def read_shard(path: Path, fingerprint: dict[str, Any]) -> tuple[Integer[np.ndar
     Raises StaleError, with the reason, if the shard is missing, unreadable, truncated or corrupted (every byte is read
     once), or was written under another fingerprint.
     """
-    binary = path.with_suffix(".bin")
+    binary = _named(path, ".bin")
     try:
-        header = Header(**json.loads(path.with_suffix(".json").read_text()))
+        header = Header(**json.loads(_named(path, ".json").read_text()))
         size = binary.stat().st_size
     except FileNotFoundError as error:
         raise StaleError(f"{Path(error.filename).name} is not there yet") from error
@@ -73,7 +73,7 @@ class ShardWriter:
 
     def __enter__(self) -> "ShardWriter":
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._temporary = _temporary(self._path.with_suffix(".bin"))
+        self._temporary = _temporary(_named(self._path, ".bin"))
         self._stream = self._temporary.open("wb")
         return self
 
@@ -102,7 +102,7 @@ class ShardWriter:
             raise ValueError(f"data: found too little text for a {self._path.name} part, expected a token or more")
         _sync(self._stream)
         self._stream.close()
-        os.replace(self._temporary, self._path.with_suffix(".bin"))
+        os.replace(self._temporary, _named(self._path, ".bin"))
         header = Header(
             format=FORMAT,
             dtype=self._dtype,
@@ -112,11 +112,15 @@ class ShardWriter:
             crc32=self._crc32,
             fingerprint=self._fingerprint,
         )
-        temporary = _temporary(self._path.with_suffix(".json"))
+        temporary = _temporary(_named(self._path, ".json"))
         with temporary.open("w") as stream:
             json.dump(asdict(header), stream, indent=1)
             _sync(stream)
-        os.replace(temporary, self._path.with_suffix(".json"))
+        os.replace(temporary, _named(self._path, ".json"))
+
+
+def _named(path: Path, ending: str) -> Path:
+    return path.with_name(path.name + ending)  # with_suffix would take "train.source" for "train"
 
 
 def _temporary(path: Path) -> Path:

@@ -10,7 +10,9 @@ import re
 import sysconfig
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 PYTHON = "python"  # the built-in corpus; a folder of that name is ./python
 PIECE = 1 << 18  # characters: small beside memory, large beside the token that a cut might change
@@ -61,15 +63,52 @@ def pieces(files: Sequence[Path]) -> Iterator[tuple[int, str]]:
     """
     number = -1
     for file in files:
-        try:
+        with naming_damage(file):
             for document in _documents(file):
                 for at, piece in enumerate(_cut(document)):
                     number += at == 0
                     yield number, piece
-        except _DAMAGED as error:
-            raise ValueError(f"data: found a damaged gzip file, {file} ({error})") from error
     if number < 0:
         raise ValueError(f"data: found only empty documents, from {files[0]} on, expected some text")
+
+
+@contextmanager
+def naming_damage(file: Path) -> Iterator[None]:
+    """A context to read file in. Raises ValueError, naming it, where it is a damaged .gz."""
+    try:
+        yield
+    except _DAMAGED as error:
+        raise ValueError(f"data: found a damaged gzip file, {file} ({error})") from error
+
+
+def open_bytes(file: Path) -> io.BufferedIOBase:
+    """The file's bytes, of .gz the unpacked ones."""
+    return gzip.open(file) if file.suffix == ".gz" else file.open("rb")
+
+
+def json_record(line: bytes, place: str, expected: str) -> dict[str, Any]:
+    """The JSON object of a line. Raises ValueError, naming place and the field expected, for anything else."""
+    try:
+        record = json.loads(line)
+    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are both
+        raise ValueError(f"data: found bad JSON in {place}: {error}") from error
+    if not isinstance(record, dict):
+        raise ValueError(f'data: found a JSON {type(record).__name__} in {place}, expected an object with "{expected}"')
+    return record
+
+
+def json_text(record: dict[str, Any], field: str, place: str) -> str:
+    """The string called field. Raises ValueError, naming place, where there is none that UTF-8 can hold."""
+    if field not in record:
+        raise ValueError(f'data: found keys {sorted(record)} in {place}, expected "{field}"')
+    text = record[field]
+    if not isinstance(text, str):
+        raise ValueError(f'data: found "{field}" of type {type(text).__name__} in {place}, expected a string')
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:  # JSON can escape half of a surrogate pair
+        raise ValueError(f'data: found "{field}" that UTF-8 cannot hold in {place}: {error}') from error
+    return text
 
 
 def _walk(folder: Path, skip: frozenset[str] = frozenset()) -> Iterator[Path]:
@@ -78,12 +117,8 @@ def _walk(folder: Path, skip: frozenset[str] = frozenset()) -> Iterator[Path]:
         yield from (Path(root, name) for name in sorted(names) if not name.startswith("."))
 
 
-def _open(file: Path) -> io.BufferedIOBase:
-    return gzip.open(file) if file.suffix == ".gz" else file.open("rb")
-
-
 def _is_binary(file: Path) -> bool:
-    with _open(file) as stream:
+    with open_bytes(file) as stream:
         try:
             return b"\0" in stream.read(1024)
         except _DAMAGED:
@@ -99,13 +134,14 @@ def _is_utf8(file: Path) -> bool:
 
 def _documents(file: Path) -> Iterator[Iterable[str]]:
     """The file's documents, each as chunks of at most PIECE characters."""
-    with _open(file) as stream:
+    with open_bytes(file) as stream:
         if not file.name.removesuffix(".gz").endswith(".jsonl"):
             yield _decoded(stream, file)
             return
         for number, line in enumerate(stream, 1):
             if line.strip():
-                text = _record_text(line, f"{file}, line {number}")
+                place = f"{file}, line {number}"
+                text = json_text(json_record(line, place, "text"), "text", place)
                 yield (text[at : at + PIECE] for at in range(0, len(text), PIECE))
 
 
@@ -128,25 +164,6 @@ def _decoded(stream: io.BufferedIOBase, file: Path) -> Iterator[str]:
             return
         start += pending + len(chunk) - len(decoder.getstate()[0])
         yield text
-
-
-def _record_text(line: bytes, place: str) -> str:
-    try:
-        record = json.loads(line)
-    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are both
-        raise ValueError(f"data: found bad JSON in {place}: {error}") from error
-    if not isinstance(record, dict):
-        raise ValueError(f'data: found a JSON {type(record).__name__} in {place}, expected an object with "text"')
-    if "text" not in record:
-        raise ValueError(f'data: found keys {sorted(record)} in {place}, expected "text"')
-    text = record["text"]
-    if not isinstance(text, str):
-        raise ValueError(f'data: found "text" of type {type(text).__name__} in {place}, expected a string')
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:  # JSON can escape half of a surrogate pair
-        raise ValueError(f'data: found "text" that UTF-8 cannot hold in {place}: {error}') from error
-    return text
 
 
 def _cut(chunks: Iterable[str]) -> Iterator[str]:

@@ -5,7 +5,7 @@ from itertools import groupby
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Bool, Int64
 
 Part = Literal["train", "validation"]
 MANY = 10  # held-out documents, from which on whole ones look like the rest
@@ -20,8 +20,12 @@ def training_characters(lengths: Int64[np.ndarray, "documents"], fraction: float
     """
     if len(lengths) * fraction < MANY:
         return (lengths * (1 - fraction)).astype(np.int64)
-    held_before = np.floor(np.arange(len(lengths) + 1) * fraction)
-    return np.where(np.diff(held_before) > 0, 0, lengths)
+    return np.where(held_out(len(lengths), fraction), 0, lengths)
+
+
+def held_out(n: int, fraction: float) -> Bool[np.ndarray, "{n}"]:
+    """Which of n items are held out: int(n * fraction) of them, evenly spread."""
+    return np.diff(np.floor(np.arange(n + 1) * fraction)) > 0
 
 
 def split(

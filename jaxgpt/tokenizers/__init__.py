@@ -1,5 +1,6 @@
-"""Text to token ids and back: characters, words, byte-level BPE (trained here or tiktoken's) and tokenizer.json."""
+"""Text to token ids and back: characters, words, byte-level BPE, WordPiece and tokenizer.json."""
 
+from jaxgpt.tokenizers import wordpiece
 from jaxgpt.tokenizers.base import Tokenizer
 from jaxgpt.tokenizers.bpe import BPETokenizer
 from jaxgpt.tokenizers.char import CharTokenizer
@@ -18,4 +19,5 @@ __all__ = [
     "check",
     "create",
     "load",
+    "wordpiece",
 ]

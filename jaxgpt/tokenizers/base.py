@@ -9,6 +9,9 @@ from operator import index
 from pathlib import Path
 from typing import Any, ClassVar, Literal, SupportsIndex
 
+import numpy as np
+from jaxtyping import Bool
+
 END_OF_TEXT = "<|endoftext|>"
 STATE_FILE = "jaxgpt_tokenizer.json"
 
@@ -42,6 +45,31 @@ class Tokenizer(ABC):
     def end_of_text(self) -> int | None:
         """The id of the special token that ends a document, None if there is none."""
         return self.special_tokens.get(END_OF_TEXT)
+
+    @property
+    def cls(self) -> int | None:
+        """The id of the special token that begins a row of an encoder, [CLS] or <s>; None if there is none."""
+        return self._named("[CLS]", "<s>")
+
+    @property
+    def sep(self) -> int | None:
+        """The id of the special token that ends each text of a row, [SEP] or </s>; None if there is none."""
+        return self._named("[SEP]", "</s>")
+
+    @property
+    def mask(self) -> int | None:
+        """The id of the special token that hides another, [MASK] or <mask>; None if there is none."""
+        return self._named("[MASK]", "<mask>")
+
+    @property
+    def pad(self) -> int | None:
+        """The id of the special token that fills a row up, [PAD] or <pad>; None if there is none."""
+        return self._named("[PAD]", "<pad>")
+
+    @property
+    def continues(self) -> Bool[np.ndarray, "vocab_size"] | None:
+        """True at each token that goes on within the word before it (##ing); None if tokens do not tell."""
+        return None
 
     @property
     def start(self) -> list[int]:
@@ -90,6 +118,11 @@ class Tokenizer(ABC):
     def _save(self, folder: str | Path, **state: Any) -> None:
         """Writes the file that says of which kind the tokenizer is and whatever else from_folder needs."""
         write_whole(Path(folder) / STATE_FILE, json.dumps({"kind": self.kind, **state}))
+
+    def _named(self, *names: str) -> int | None:
+        """The id of the special token with the first of the names that one has."""
+        special_tokens = self.special_tokens
+        return next((special_tokens[name] for name in names if name in special_tokens), None)
 
     def _allowed(self, allowed_special: AbstractSet[str] | Literal["all"]) -> frozenset[str]:
         """allowed_special as a set of this tokenizer's special tokens. Raises ValueError for any other."""

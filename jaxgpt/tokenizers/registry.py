@@ -6,12 +6,15 @@ from pathlib import Path
 import tiktoken
 
 from jaxgpt.checks import nearest, require
+from jaxgpt.tokenizers import wordpiece
 from jaxgpt.tokenizers.base import STATE_FILE, Tokenizer, read_state
 from jaxgpt.tokenizers.bpe import BPETokenizer
 from jaxgpt.tokenizers.char import CharTokenizer
-from jaxgpt.tokenizers.tokenizer_json import FILE, JSONTokenizer
+from jaxgpt.tokenizers.tokenizer_json import FILE, INSTALL, JSONTokenizer, has_library
 from jaxgpt.tokenizers.word import WordTokenizer
 
+SAVED = (STATE_FILE, FILE, wordpiece.VOCAB_FILE)
+_CASED = "cased:"
 KINDS: dict[str, type[Tokenizer]] = {
     kind.kind: kind for kind in (CharTokenizer, WordTokenizer, BPETokenizer, JSONTokenizer)
 }
@@ -20,9 +23,11 @@ KINDS: dict[str, type[Tokenizer]] = {
 def create(name: str, texts: Callable[[], Iterable[str]], vocab_size: int) -> Tokenizer:
     """The tokenizer called name, trained on texts() where it is one that is trained.
 
-    name: "char" | "word" | "bpe" | "tiktoken:<encoding>" | "json:<tokenizer.json, or the folder it is in>" |
+    name: "char" | "word" | "bpe" | "wordpiece" (uncased) | "wordpiece:cased" | "tiktoken:<encoding>" |
+        "vocab:<BERT's vocab.txt, or the folder it is in>" (uncased, unless a tokenizer_config.json beside it says
+        otherwise) | "vocab:cased:<the same>" | "json:<tokenizer.json, or the folder it is in>" |
         "saved:<a folder that load reads, such as a run directory>".
-    vocab_size: the size "bpe" is trained to; the others have their own.
+    vocab_size: the size "bpe" and "wordpiece" are trained to; the others have their own.
     Raises as `check` does.
     """
     check(name)
@@ -33,6 +38,10 @@ def create(name: str, texts: Callable[[], Iterable[str]], vocab_size: int) -> To
             return WordTokenizer.train(texts())
         case "bpe", _, _:
             return BPETokenizer.train(texts(), vocab_size)
+        case "wordpiece", _, case:
+            return wordpiece.train(texts(), vocab_size, cased=case == "cased")
+        case "vocab", _, path:
+            return wordpiece.from_vocab(path.removeprefix(_CASED), cased=path.startswith(_CASED) or None)
         case "tiktoken", _, encoding:
             return BPETokenizer.from_tiktoken(encoding)
         case "json", _, path:
@@ -44,20 +53,30 @@ def create(name: str, texts: Callable[[], Iterable[str]], vocab_size: int) -> To
 def check(name: str, field: str = "tokenizer") -> None:
     """Raise ValueError unless `create` knows the name, FileNotFoundError unless the files that it names are there.
 
+    ValueError too for one that needs the tokenizers library, without it.
     field: the setting to blame. Only looks: an encoding that tiktoken has yet to download passes.
     """
     match name.partition(":"):
         case "json", ":", path:
-            folder, files = _json_folder(path), (FILE,)
+            found, files = _holds(_json_folder(path), FILE), FILE
+        case "vocab", ":", path:
+            found, files = wordpiece.vocab_file(path.removeprefix(_CASED)).is_file(), wordpiece.VOCAB_FILE
         case "saved", ":", path:
-            folder, files = Path(path), (STATE_FILE, FILE)
+            found, files = _holds(Path(path), *SAVED), " or a ".join(SAVED)
         case _:
             encodings = [f"tiktoken:{encoding}" for encoding in tiktoken.list_encoding_names()]
-            known = ["char", "word", "bpe", "json:<path>", "saved:<folder>", *encodings]
+            trained = ["char", "word", "bpe", "wordpiece", "wordpiece:cased"]
+            known = [*trained, "vocab:<path>", "vocab:cased:<path>", "json:<path>", "saved:<folder>", *encodings]
             require(name in known, field, name, nearest(name, known))
-            return
-    if not any((folder / file).is_file() for file in files):
-        raise FileNotFoundError(f"{field}: found {name!r}, expected a folder with a {' or a '.join(files)}")
+            found, files = True, ""
+    if not found:
+        raise FileNotFoundError(f"{field}: found {name!r}, expected a folder with a {files}")
+    if name.partition(":")[0] in ("wordpiece", "vocab", "json"):
+        require(has_library(), field, name, INSTALL)
+
+
+def _holds(folder: Path, *files: str) -> bool:
+    return any((folder / file).is_file() for file in files)
 
 
 def _json_folder(path: str) -> Path:
@@ -66,9 +85,9 @@ def _json_folder(path: str) -> Path:
 
 
 def load(folder: str | Path) -> Tokenizer:
-    """The tokenizer saved in folder by Tokenizer.save, or else the one its tokenizer.json describes.
+    """The tokenizer saved in folder by Tokenizer.save, or else the one that its tokenizer.json or vocab.txt describes.
 
-    Raises FileNotFoundError if folder holds neither, ValueError if what is saved there is broken or of no
+    Raises FileNotFoundError if folder holds none of them, ValueError if what is saved there is broken or of no
     known kind.
     """
     if state := read_state(folder):
@@ -79,6 +98,8 @@ def load(folder: str | Path) -> Tokenizer:
         except KeyError as error:
             expected = f"the state of a {kind} tokenizer"
             raise ValueError(f"{Path(folder) / STATE_FILE}: found no {error}, expected {expected}") from error
-    if not (Path(folder) / FILE).is_file():
-        raise FileNotFoundError(f"{folder}: found no tokenizer, expected a {STATE_FILE} or a {FILE}")
-    return JSONTokenizer.from_folder(folder)
+    if _holds(Path(folder), FILE):
+        return JSONTokenizer.from_folder(folder)
+    if _holds(Path(folder), wordpiece.VOCAB_FILE):
+        return wordpiece.from_vocab(folder)
+    raise FileNotFoundError(f"{folder}: found no tokenizer, expected a {' or a '.join(SAVED)}")

@@ -4,12 +4,19 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
+from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, Literal, SupportsIndex
+
+import numpy as np
+from jaxtyping import Bool
 
 from jaxgpt.tokenizers.base import END_OF_TEXT, Tokenizer, read_object, read_state, well_formed, write_whole
 
 FILE = "tokenizer.json"
+CONFIG_FILE = "tokenizer_config.json"
+INSTALL = "the tokenizers library: pip install 'jaxgpt[tokenizers]'"
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 
 
@@ -55,6 +62,15 @@ class JSONTokenizer(Tokenizer):
     def end_of_text(self) -> int | None:
         return self._ids.get(self._end_of_text)
 
+    @cached_property
+    def continues(self) -> Bool[np.ndarray, "vocab_size"] | None:
+        model = self.library.model
+        if not isinstance(model, import_library().models.WordPiece):
+            return None
+        prefix = model.continuing_subword_prefix
+        inside = [i for token, i in self._ids.items() if token.startswith(prefix)]
+        return np.isin(np.arange(self.vocab_size), inside)
+
     def encode(self, text: str, *, allowed_special: AbstractSet[str] | Literal["all"] = frozenset()) -> list[int]:
         return self.encode_batch([text], allowed_special=allowed_special)[0]
 
@@ -83,10 +99,11 @@ class JSONTokenizer(Tokenizer):
     def from_folder(cls, folder: str | Path) -> "JSONTokenizer":
         """The tokenizer of a folder with a tokenizer.json: one saved here, or any Hugging Face checkpoint.
 
-        Without the file of save, the end of text is the eos_token of tokenizer_config.json, if that is there.
+        Without the file of save, the end of text is the eos_token of tokenizer_config.json, if that is there,
+        or else its sep_token, BERT's.
         """
         definition = (Path(folder) / FILE).read_text(encoding="utf-8")
-        end_of_text = read_state(folder).get("end_of_text") or _eos_token(Path(folder) / "tokenizer_config.json")
+        end_of_text = read_state(folder).get("end_of_text") or _last_token(Path(folder) / CONFIG_FILE)
         try:
             return cls(definition, end_of_text or END_OF_TEXT)
         except ValueError as error:
@@ -120,18 +137,30 @@ def _hide(model: dict[str, Any], tokens: AbstractSet[str]) -> None:
             piece[0] = f"\0{piece[0]}\0" if piece[0] in tokens else piece[0]
 
 
-def _eos_token(config: Path) -> str | None:
-    """The eos_token of a tokenizer_config.json, None if there is no such file or token."""
-    token = read_object(config).get("eos_token")
+def _last_token(file: Path) -> str | None:
+    """The eos_token of a tokenizer_config.json, or else its sep_token; None if there is no such file or token."""
+    config = read_object(file)
+    token = config.get("eos_token") or config.get("sep_token")
     return token["content"] if isinstance(token, dict) else token
+
+
+def has_library() -> bool:
+    """Whether import_library would succeed, found without importing."""
+    return find_spec("tokenizers") is not None
+
+
+def import_library() -> Any:
+    """The tokenizers library. Raises ImportError, saying what to install, without it."""
+    try:
+        import tokenizers
+    except ImportError as error:
+        raise ImportError(f"a {FILE} needs {INSTALL}") from error
+    return tokenizers
 
 
 def _parse(definition: str) -> Any:
     """The library's tokenizer, recognising no special tokens and returning every token of a text."""
-    try:
-        import tokenizers
-    except ImportError as error:
-        raise ImportError(f"a {FILE} needs the tokenizers library: pip install 'jaxgpt[tokenizers]'") from error
+    tokenizers = import_library()
     try:
         library = tokenizers.Tokenizer.from_str(definition)
     except Exception as error:  # the library raises nothing narrower

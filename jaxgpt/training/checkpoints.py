@@ -13,7 +13,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from jaxgpt.training.state import TrainState
 
-NOT_EVALUATED = float("inf")  # the val_loss of a checkpoint between evaluations: never the best
+NOT_EVALUATED = float("inf")  # the rank of a checkpoint between evaluations: never the best
 
 
 class _Manager(ocp.CheckpointManager):
@@ -23,27 +23,27 @@ class _Manager(ocp.CheckpointManager):
 
 
 class Checkpoints:
-    """The checkpoints of a run in `folder`: the newest `keep` and the one of least validation loss."""
+    """The checkpoints of a run in `folder`: the newest `keep` and the one of lowest rank."""
 
     def __init__(self, folder: Path, keep: int = 2, log: Callable[[str], None] = print):
         self._log = log
         self._folder = folder.resolve()  # Orbax fails late, in a thread, on a relative one
         policies = [
             preservation_policy.LatestN(keep),
-            preservation_policy.BestN(get_metric_fn=_val_loss, reverse=True, n=1),
+            preservation_policy.BestN(get_metric_fn=_rank, reverse=True, n=1),
         ]
         options = ocp.CheckpointManagerOptions(
             cleanup_tmp_directories=True,
-            best_fn=_val_loss,
+            best_fn=_rank,
             best_mode="min",
             preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
         )
         self._manager = _Manager(self._folder, options=options)
 
-    def save(self, state: TrainState, data: str, config: dict[str, Any], val_loss: float = NOT_EVALUATED) -> None:
+    def save(self, state: TrainState, data: str, config: dict[str, Any], rank: float = NOT_EVALUATED) -> None:
         """Write the state in the background, its data's identity and config beside it; returns when it may be donated.
 
-        Its step is also its position in the data.
+        Its step is also its position in the data. rank: lower for better parameters.
         """
         step = int(state.step)
         key = jax.random.key_data(state.key)
@@ -54,7 +54,7 @@ class Checkpoints:
             optimizer=ocp.args.StandardSave(state.optimizer),
             run=ocp.args.JsonSave(run),
         )
-        if not self._manager.save(step, args=items, metrics={"val_loss": val_loss}):
+        if not self._manager.save(step, args=items, metrics={"rank": rank}):
             raise FileExistsError(f"{self._folder}: found a checkpoint of step {step} or later, saved nothing")
 
     def restore(self, abstract: TrainState, data: str) -> TrainState | None:
@@ -127,7 +127,7 @@ def restore_params(folder: Path, abstract: PyTree[jax.ShapeDtypeStruct], log=pri
         raise FileNotFoundError(f"{folder}: found no such folder, expected the checkpoints of a run")
     with ocp.CheckpointManager(folder) as manager:
         steps = sorted(manager.all_steps(), reverse=True)
-        steps.sort(key=lambda step: _saved_val_loss(manager, step))
+        steps.sort(key=lambda step: _saved_rank(manager, step))
         for step in steps:
             try:
                 items = ocp.args.Composite(params=ocp.args.StandardRestore(abstract), run=ocp.args.JsonRestore())
@@ -160,13 +160,13 @@ def checksum(tree: PyTree[Array]) -> UInt32[Array, ""]:
     return total
 
 
-def _val_loss(metrics: dict[str, float]) -> float:
-    return metrics["val_loss"]
+def _rank(metrics: dict[str, float]) -> float:
+    return metrics["rank"] if "rank" in metrics else metrics["val_loss"]  # before there were other objectives
 
 
-def _saved_val_loss(manager: ocp.CheckpointManager, step: int) -> float:
+def _saved_rank(manager: ocp.CheckpointManager, step: int) -> float:
     try:
-        return _val_loss(manager.metrics(step))
+        return _rank(manager.metrics(step))
     except Exception:
         return NOT_EVALUATED
 

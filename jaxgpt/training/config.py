@@ -25,11 +25,12 @@ class OptimizerConfig:
     learning_rate: float = 1e-3
     """The highest, reached after the warm-up."""
     min_learning_rate: float = 1e-4
-    """The lowest, at the end. Not used with a constant schedule."""
+    """The lowest, at the end. Not used with the schedules inverse_sqrt and constant."""
     warmup_steps: int = 100
     """Steps of linear warm-up, none of them at 0."""
-    schedule: Literal["cosine", "wsd", "constant"] = "cosine"
-    """After the warm-up: half a cosine; or stable, then a linear decay (wsd); or constant."""
+    schedule: Literal["cosine", "wsd", "inverse_sqrt", "constant"] = "cosine"
+    """After the warm-up: half a cosine; or stable, then a linear decay (wsd); or falling with the root of the step; or
+    constant."""
     decay_fraction: float = 0.2
     """Share of the run that the linear decay of wsd takes."""
     beta1: float = 0.9
@@ -51,7 +52,7 @@ class OptimizerConfig:
             require(getattr(self, name) >= 0, f"optimizer.{name}", getattr(self, name), "a number of at least 0")
         for name in ("beta1", "beta2"):
             require(0 <= getattr(self, name) < 1, f"optimizer.{name}", getattr(self, name), "a number in [0, 1)")
-        falls = self.schedule == "constant" or self.min_learning_rate <= self.learning_rate
+        falls = self.schedule in ("inverse_sqrt", "constant") or self.min_learning_rate <= self.learning_rate
         expected = f"at most optimizer.learning_rate={self.learning_rate}"
         require(falls, "optimizer.min_learning_rate", self.min_learning_rate, expected)
         require(0 < self.decay_fraction <= 1, "optimizer.decay_fraction", self.decay_fraction, "a number in (0, 1]")
@@ -110,6 +111,8 @@ class LoopConfig:
 class TrainConfig:
     """Everything a run depends on."""
 
+    objective: Literal["causal_lm", "masked_lm", "seq2seq"] = "causal_lm"
+    """What is learnt: the next token, the masked ones, or one text from another."""
     model: ModelConfig = field(default_factory=ModelConfig)
     """The architecture; its vocab_size grows to the tokenizer's where that is larger."""
     data: DataConfig = field(default_factory=DataConfig)

@@ -74,7 +74,7 @@ def claim(config: TrainConfig, log: Callable[[str], None] = print) -> Path:
 
 
 def start_from(config: TrainConfig, log: Callable[[str], None] = print) -> TrainConfig:
-    """The config with the architecture and tokenizer of the run that init_from names; how to compute stays config's.
+    """The config with the architecture and tokenizer of the run that init_from names; its head, and how to compute, stay.
 
     A run that goes on needs its own directory only. Raises ValueError where the run named has no checkpoint.
     """
@@ -85,7 +85,7 @@ def start_from(config: TrainConfig, log: Callable[[str], None] = print) -> Train
     source = read_config(folder).model
     if not has_checkpoint(folder):
         raise ValueError(f"init_from: found no checkpoint in {folder}, expected a run that has saved one")
-    own = ("dropout", "dtype", "attention", "scan_layers", "remat")
+    own = ("head", "n_classes", "dropout", "label_smoothing", "dtype", "attention", "scan_layers", "remat")
     log(f"init_from: model and tokenizer are those of {folder}; of --model.* only {', '.join(own)} are this run's")
     model = dataclasses.replace(source, **{name: getattr(config.model, name) for name in own})
     data = dataclasses.replace(config.data, tokenizer=f"saved:{config.init_from}")

@@ -1,5 +1,6 @@
-"""The pieces that train.py strings together: the state to begin with, the blocks of batches, evaluation, samples."""
+"""The pieces that train.py strings together: the state to begin with, the blocks of batches, evaluation."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -7,19 +8,19 @@ from typing import Any
 import jax
 import numpy as np
 import optax
+from flax import traverse_util
 from jax.sharding import Mesh
+from jaxtyping import Array, PyTree
 
+from jaxgpt import model
 from jaxgpt import params as P
-from jaxgpt.data import EvalBatches, TrainBatches
+from jaxgpt.data.batches import Batches
 from jaxgpt.data.prefetch import prefetch
-from jaxgpt.generation import generate_tokens
-from jaxgpt.sampling import Sampler
 from jaxgpt.sharding import place
-from jaxgpt.tokenizers import Tokenizer
 from jaxgpt.training.checkpoints import Checkpoints, restore_params
 from jaxgpt.training.config import TrainConfig
-from jaxgpt.training.directory import CHECKPOINTS
-from jaxgpt.training.objectives import Objective
+from jaxgpt.training.directory import CHECKPOINTS, read_config
+from jaxgpt.training.objectives import Objective, Task
 from jaxgpt.training.state import TrainState, abstract_state, init_state
 from jaxgpt.training.step import Block, block_ends, compile_evaluate
 
@@ -32,9 +33,9 @@ def restore_or_init(
     mesh: Mesh,
     data: str,
 ) -> TrainState:
-    """The newest whole checkpoint's state; without one, step 0 with fresh parameters or those of init_from.
+    """The newest whole checkpoint's state; without one, step 0: fresh parameters, or init_from's as far as they fit.
 
-    data: the identity of the tokens that it must have learnt from.
+    data: the identity of what it must have learnt from.
     """
     restored = checkpoints.restore(abstract_state(declarations, optimizer, mesh), data)
     if restored is not None:
@@ -43,91 +44,60 @@ def restore_or_init(
         return restored
     state = init_state(jax.random.key(config.train.seed), declarations, optimizer, mesh)
     if config.init_from is not None:
-        source = Path(config.init_from) / CHECKPOINTS
-        state = state.replace(params=restore_params(source, P.abstract(declarations, mesh)))
+        folder = Path(config.init_from)
+        theirs = P.abstract(model.declarations(read_config(folder).model), mesh)
+        found = restore_params(folder / CHECKPOINTS, theirs)
+        state = state.replace(params=overlay(state.params, found))
     return state
 
 
-def training_batches(config: TrainConfig, tokens: np.ndarray) -> TrainBatches:
-    """The run's batches by step. Raises ValueError where not one window fits into the tokens."""
-    _check_length(config, tokens, "training")
-    loop, length = config.train, config.model.context_length
-    return TrainBatches(tokens, length, loop.batch_size, loop.seed, config.data.stride, config.data.sampling)
+def overlay(params: PyTree[Array], source: PyTree[Array], log: Callable[[str], None] = print) -> PyTree[Array]:
+    """The parameters, with source's in place of those that have its name and shape; log is told of the others.
+
+    Raises ValueError where there is none to take.
+    """
+    mine, theirs = (traverse_util.flatten_dict(tree, sep="/") for tree in (params, source))
+    taken = {name: x for name, x in theirs.items() if name in mine and x.shape == mine[name].shape}
+    if not taken:
+        found = f"found {', '.join(theirs)}, none of them a parameter of this model"
+        raise ValueError(f"init_from: {found}, expected a run whose model shares some")
+    for what, names in (("starting anew", mine.keys() - taken.keys()), ("left unused", theirs.keys() - taken.keys())):
+        if names:
+            log(f"init_from: {what}: {', '.join(sorted(names))}")
+    return traverse_util.unflatten_dict(mine | taken, sep="/")
 
 
-def _check_length(config: TrainConfig, tokens: np.ndarray, part: str) -> None:
-    shortest = config.model.context_length + 1
-    if len(tokens) < shortest:
-        own = part == "validation" and config.data.validation_path is not None
-        raise ValueError(
-            f"data.{'validation_path' if own else 'path'}: found {len(tokens)} tokens in the {part} part, "
-            f"expected at least model.context_length + 1 = {shortest}"
-        )
-
-
-def blocks(config: TrainConfig, batches: TrainBatches, step: int, mesh: Mesh) -> Iterator[tuple[int, int, Block]]:
+def blocks(config: TrainConfig, batches: Batches, step: int, mesh: Mesh) -> Iterator[tuple[int, int, Block]]:
     """(first step, last step, batches) of each dispatch from `step` on, gathered ahead in a thread.
 
-    Every block holds steps_per_dispatch batches, so that all have one shape; a dispatch may use fewer.
+    Every block holds steps_per_dispatch batches, or as many as a run of one shape has, so that all of a shape run one
+    program; a dispatch may use fewer.
     """
-    loop = config.train
-    every = [loop.eval_every, loop.save_every, loop.sample_every]
-    ends = block_ends(step, loop.steps, loop.steps_per_dispatch, *(n for n in every if n))
+    loop, run = config.train, batches.run_length
+    size = loop.steps_per_dispatch if run is None else min(loop.steps_per_dispatch, run)
+    every = [loop.eval_every, loop.save_every, loop.sample_every, run]
+    ends = block_ends(step, loop.steps, size, *(n for n in every if n))
     starts = [step, *ends][:-1]
 
     def make(start: int) -> Block:
-        return place(batches.block(start, loop.steps_per_dispatch), mesh, (None, "batch", "time"))
+        left = size if run is None else min(size, run - start % run)
+        block = batches.block(start, left)
+        if left < size:  # the last one again in place of the next run's, which no dispatch uses
+            block = {name: rows[np.minimum(np.arange(size), left - 1)] for name, rows in block.items()}
+        return place(block, mesh, (None, "batch", "time"))
 
     return zip(starts, ends, prefetch(make, starts), strict=True)
 
 
-def evaluator(config: TrainConfig, tokens: np.ndarray, objective: Objective, mesh: Mesh) -> Callable[[Any, int], float]:
-    """(params, number of batches) -> mean loss in nats a token, over windows spread evenly over the validation part.
-
-    The number is rounded up to a multiple of eval_batches, so that all evaluations run one program.
-    Raises ValueError where not one window fits into the tokens.
-    """
-    _check_length(config, tokens, "validation")
+def evaluator(config: TrainConfig, objective: Objective, task: Task, mesh: Mesh) -> Callable[..., dict[str, float]]:
+    """The function (params, last=False) -> what the task tells of them, over eval_batches, or final_eval_batches."""
     program = compile_evaluate(config.model, objective)
-    size, length, rows = config.train.eval_batches, config.model.context_length, config.train.batch_size
 
-    def evaluate(params, n: int) -> float:
-        batches = EvalBatches(tokens, length, rows, -(-n // size) * size)
-        nats = weight = 0.0
-        for start in range(0, len(batches), size):
-            block = place(batches.block(start, size), mesh, (None, "batch", "time"))
-            sums = jax.device_get(program(params, block))
-            nats, weight = nats + float(sums[0]), weight + float(sums[1])
-        return nats / weight
+    def evaluate(params: Any, last: bool = False) -> dict[str, float]:
+        sums: Counter[str] = Counter()
+        for block in task.evaluation(config.train.final_eval_batches if last else config.train.eval_batches):
+            found = jax.device_get(program(params, place(block, mesh, (None, "batch", "time"))))
+            sums.update({name: float(x) for name, x in found.items()})
+        return task.metrics(dict(sums)) | task.score(params, config.model, last=last)
 
     return evaluate
-
-
-def sample_start(config: TrainConfig, tokenizer: Tokenizer) -> list[int]:
-    """The tokens that samples begin with. Raises ValueError where sample_prompt can't be spelt or is too long."""
-    try:
-        prompt = tokenizer.encode(config.train.sample_prompt)
-    except ValueError as error:
-        raise ValueError(f"train.sample_prompt: {error}") from error
-    if len(prompt) > (most := config.model.context_length):
-        raise ValueError(f"train.sample_prompt: found {len(prompt)} tokens, expected at most context_length={most}")
-    return prompt or tokenizer.start
-
-
-def sample(params, tokenizer: Tokenizer, config: TrainConfig, step: int) -> str:
-    """What the model writes after sample_prompt, at temperature 0.8 among the 200 likeliest tokens."""
-    loop = config.train
-    key = jax.random.fold_in(jax.random.key(loop.seed), step)
-    ends = {tokenizer.end_of_text} - {None}
-    tokens = generate_tokens(
-        params,
-        [sample_start(config, tokenizer)],
-        config.model,
-        max_new_tokens=loop.sample_tokens,
-        sampler=Sampler(temperature=0.8, top_k=200),
-        end_tokens=ends,
-        ids=tokenizer.ids,
-        key=key,
-    )[0]
-    text = tokenizer.decode(token for token in tokens if token not in ends)
-    return f"--- a sample after {step} steps ---\n{loop.sample_prompt}{text}\n---"

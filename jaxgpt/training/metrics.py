@@ -1,12 +1,9 @@
-"""Numbers about a run: operations a token, the device's peak, bits per byte; and the files they go to."""
+"""The files that a run's numbers go to, and the peak of the device that they are held against."""
 
 import json
-import math
 import os
 from pathlib import Path
 from typing import Any
-
-from jaxgpt.config import ModelConfig
 
 # Dense bfloat16 FLOP/s of one device, from the vendors' data sheets, by the beginning of JAX's device_kind.
 PEAK_FLOPS = {
@@ -23,28 +20,9 @@ PEAK_FLOPS = {
 }
 
 
-def flops_per_token(cfg: ModelConfig) -> int:
-    """Floating-point operations of a training step per token: 6 a matrix weight, and attention over the mean context.
-
-    Source: Chowdhery et al. 2022, appendix B, with the causal mask's half taken (a query sees T/2 keys on average).
-    """
-    attention = cfg.d_model * cfg.head_width * (2 * cfg.n_heads + 2 * cfg.kv_heads)
-    mlp = cfg.d_model * cfg.ff_width * (3 if cfg.gated else 2)
-    seen = cfg.context_length / 2 if cfg.window is None else min(cfg.context_length / 2, cfg.window)
-    weights = cfg.n_layers * (attention + mlp) + cfg.d_model * cfg.vocab_size
-    return int(6 * weights + 12 * cfg.n_layers * cfg.n_heads * cfg.head_width * seen)
-
-
 def peak_flops(device_kind: str) -> float | None:
     """The device's dense bfloat16 peak, None where it is not in the table."""
     return next((peak for kind, peak in PEAK_FLOPS.items() if device_kind.startswith(kind)), None)
-
-
-def validation_metrics(val_loss: float, bytes_per_token: float) -> dict[str, float]:
-    """The loss in nats a token, its perplexity, and bits a byte, which compare across tokenizers."""
-    bits = val_loss / math.log(2) / bytes_per_token
-    perplexity = math.exp(min(val_loss, 700.0))  # beyond, exp overflows
-    return {"val_loss": val_loss, "val_perplexity": perplexity, "val_bits_per_byte": bits}
 
 
 class MetricsFile:
@@ -58,6 +36,7 @@ class MetricsFile:
         beside.write_text("".join(json.dumps(row) + "\n" for row in kept))
         os.replace(beside, self.path)
         self.last_step = kept[-1]["step"] if kept else -1
+        self.seconds = kept[-1].get("seconds", 0.0) if kept else 0.0  # that the kept rows took
         self._file = self.path.open("a")
         self._tensorboard = None
         if tensorboard:

@@ -1,17 +1,81 @@
-"""What a run minimises: a model's declarations and loss under one pair of names."""
+"""What a run minimises, and on what: one pair of interfaces, and the table of the objectives that have it."""
 
-from collections.abc import Callable
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from jaxgpt import gpt
+from jaxgpt.checks import nearest, require
+from jaxgpt.config import ModelConfig
+from jaxgpt.data.batches import Batches, Block
+from jaxgpt.tokenizers import Tokenizer
+from jaxgpt.training.config import TrainConfig
+
+# Where each one's OBJECTIVE is. Imported when asked for: a run needs what its own objective does.
+MODULES = {"causal_lm": "jaxgpt.training.causal_lm"}
+
+
+class Task(ABC):
+    """A run's data, and what only its objective knows of them."""
+
+    tokenizer: Tokenizer
+    identity: str
+    """A hash of tokenizer and data: the same for the same, wherever and whenever they were made."""
+    train: Batches
+
+    @abstractmethod
+    def evaluation(self, n: int) -> Iterator[Block]:
+        """n batches or a few more, the same ones every time, in blocks [k, batch, ...] of few shapes: each compiles."""
+
+    @abstractmethod
+    def metrics(self, sums: dict[str, float]) -> dict[str, float]:
+        """What an evaluation tells, "val_loss" and more, from the loss's sums over all of its batches."""
+
+    @abstractmethod
+    def show(self, params: Any, cfg: ModelConfig, step: int) -> str:
+        """What the model can do after so many steps, for the reader. Depends on nothing else."""
+
+    def score(self, params: Any, cfg: ModelConfig, *, last: bool) -> dict[str, float]:
+        """More of what an evaluation tells, that takes decoding; last: the one at the end of the run."""
+        return {}
+
+    def rank(self, row: dict[str, float]) -> float:
+        """A number that is lower for better parameters, from what an evaluation told of them."""
+        return row["val_loss"]
+
+    def check(self, config: TrainConfig) -> None:  # noqa: B027 - most have nothing to refuse
+        """Raise ValueError for what a settled config asks for and can't have, before any work."""
+
+    def flops_per_token(self, cfg: ModelConfig) -> int | None:
+        """Floating-point operations of a training step for each of train.tokens; None: not known."""
+        return None
 
 
 @dataclass(frozen=True)
 class Objective:
-    """declare(cfg) -> the tree of `Param`; loss(params, batch, cfg, *, key) -> (mean, {"weight": ...})."""
+    """An architecture's declarations and loss, and the data that they take."""
 
+    architecture: str
+    """The ModelConfig.architecture it trains."""
     declare: Callable
+    """declare(cfg) -> the tree of `Param`."""
     loss: Callable
+    """loss(params, batch, cfg, *, key) -> (mean, sums): sums["weight"] divided the mean; evaluations add sums up."""
+    open: Callable[[TrainConfig, Path], Task]
+    """open(config, cache) -> the task, from the folder `cache` if it is there, whole and up to date, else built there.
+    Raises FileNotFoundError or ValueError for data that can't be used."""
+
+    def check(self, config: TrainConfig) -> None:
+        """Raise ValueError where the config's model is of another architecture."""
+        expected = f"{self.architecture!r}, which objective={config.objective!r} trains"
+        require(
+            config.model.architecture == self.architecture, "model.architecture", config.model.architecture, expected
+        )
 
 
-causal_lm = Objective(gpt.declare, gpt.loss)
+def find(name: str) -> Objective:
+    """The objective of that name. Raises ValueError, with the nearest name, where there is none."""
+    require(name in MODULES, "objective", name, nearest(name, MODULES))
+    return importlib.import_module(MODULES[name]).OBJECTIVE

@@ -8,6 +8,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 QUIET_SECONDS = 10  # between lines where there is no terminal
+SHOWN = {
+    "train_loss": "loss {:.4f}",
+    "val_loss": "val {:.4f}",
+    "val_accuracy": "accuracy {:.4f}",
+    "val_bleu": "BLEU {:.2f}",
+}
 
 
 class Display:
@@ -43,7 +49,7 @@ class Display:
     def row(self, row: dict[str, Any]) -> None:
         """Show the newest numbers; an evaluation is a line that stays."""
         step = row["step"]
-        parts = [f"{name} {row[key]:.4f}" for key, name in (("train_loss", "loss"), ("val_loss", "val")) if key in row]
+        parts = [form.format(row[name]) for name, form in SHOWN.items() if name in row]
         if "tokens_per_second" in row:
             parts += [f"{row['tokens_per_second']:,.0f} tokens/s", f"ETA {self._left(step)}"]
         text = "  ".join(parts)

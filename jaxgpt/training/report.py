@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxgpt.training.config import TrainConfig
-from jaxgpt.training.metrics import MetricsFile, flops_per_token, peak_flops, read_rows, validation_metrics
+from jaxgpt.training.metrics import MetricsFile, peak_flops, read_rows
 from jaxgpt.training.optimizer import make_schedule
 from jaxgpt.training.plot import plot_loss
 from jaxgpt.training.progress import Display
@@ -26,19 +26,22 @@ class NonFiniteError(ArithmeticError):
 class Report:
     """Told of each dispatch when it is sent off, it waits for the one before: the device never waits for the host."""
 
-    def __init__(self, run: Path, config: TrainConfig, start: int, bytes_per_token: float):
-        self._run, self._config, self._bytes_per_token = run, config, bytes_per_token
+    def __init__(self, run: Path, config: TrainConfig, start: int, flops_per_token: int | None = None):
+        self._run, self._config = run, config
         # Every process waits and raises; the first of them writes.
         self._file = MetricsFile(run, start, config.train.tensorboard) if jax.process_index() == 0 else None
         steps = config.train.steps
         self._display = Display(start, steps)
         # All at once: a rate computed on the way would queue behind the steps in flight.
         self._rates = jax.device_get(jax.vmap(make_schedule(config.optimizer, steps))(jnp.arange(steps)))
-        self._pending: tuple[int, int, dict[str, jax.Array]] | None = None
+        self._pending: tuple[int, int, dict[str, jax.Array], int] | None = None
         self._row: dict[str, Any] = {}
-        self._speed, self._clock, self._plotted = 0.0, time.perf_counter(), time.perf_counter()
+        now = time.perf_counter()
+        self._speed, self._clock, self._plotted = 0.0, now, now
+        self._begun = now - (0.0 if self._file is None else self._file.seconds)
         peak = peak_flops(jax.devices()[0].device_kind)
-        self._peak = None if peak is None else peak * config.mesh.size
+        known = peak is not None and flops_per_token is not None
+        self._most = peak * config.mesh.size / flops_per_token if known else None  # tokens a second
 
     def __enter__(self):
         self._display.__enter__()
@@ -53,22 +56,21 @@ class Report:
         """A line for the reader."""
         self._display.say(text)
 
-    def dispatched(self, start: int, end: int, metrics: dict[str, jax.Array]) -> None:
-        """Steps start + 1 to end are under way; tell of those before them."""
+    def dispatched(self, start: int, end: int, metrics: dict[str, jax.Array], tokens: int) -> None:
+        """Steps start + 1 to end are under way and read so many tokens; tell of those before them."""
         self.settle()
-        self._pending = (start, end, metrics)
+        self._pending = (start, end, metrics, tokens)
 
     def settle(self) -> None:
         """Wait for the steps under way and tell of them. Raises NonFiniteError naming the first bad step."""
         if self._pending is None:
             return
-        start, end, metrics = self._pending
+        start, end, metrics, tokens = self._pending
         self._pending = None
         values = jax.device_get(metrics)
         now = time.perf_counter()
-        loop, model = self._config.train, self._config.model
-        self._speed = (end - start) * loop.batch_size * model.context_length / (now - self._clock)
-        self._clock = now
+        log_every = self._config.train.log_every
+        self._speed, self._clock = tokens / (now - self._clock), now
         for i in range(end - start):
             step, loss, grad_norm = start + i + 1, float(values["loss"][i]), float(values["grad_norm"][i])
             if not (math.isfinite(loss) and math.isfinite(grad_norm)):
@@ -76,16 +78,19 @@ class Report:
                     f"step {step}: found loss {loss} and gradient norm {grad_norm}, expected finite ones"
                 )
             self._row = self._training_row(step, loss, grad_norm)
-            if step % loop.log_every == 0 and step < end:
+            if step % log_every == 0 and step < end:
                 self._tell(self._row)
-        if end % loop.log_every == 0 and not self._at_event(end):
+        if end % log_every == 0 and not self._at_event(end):
             self._tell(self._row)
 
-    def evaluated(self, step: int, val_loss: float) -> None:
-        """Tell of an evaluation after `step` updates, with those updates' last row. Raises NonFiniteError."""
-        if not math.isfinite(val_loss):
-            raise NonFiniteError(f"step {step}: found validation loss {val_loss}, expected a finite one")
-        self._tell(self._row | {"step": step} | validation_metrics(val_loss, self._bytes_per_token))
+    def evaluated(self, step: int, row: dict[str, float]) -> None:
+        """Tell of an evaluation after `step` updates, with those updates' last row.
+
+        Raises NonFiniteError where its "val_loss" is not finite.
+        """
+        if not math.isfinite(row["val_loss"]):
+            raise NonFiniteError(f"step {step}: found validation loss {row['val_loss']}, expected a finite one")
+        self._tell(self._row | {"step": step} | row)
         if time.perf_counter() - self._plotted > PLOT_SECONDS:
             self.plot()
 
@@ -109,11 +114,12 @@ class Report:
         row = {"step": step, "train_loss": loss, "train_perplexity": math.exp(min(loss, 700.0))}
         row |= {"grad_norm": grad_norm, "learning_rate": float(self._rates[step - 1])}
         row["tokens_per_second"] = round(self._speed, 1)
-        if self._peak is not None:
-            row["mfu"] = self._speed * flops_per_token(self._config.model) / self._peak
+        if self._most is not None:
+            row["mfu"] = self._speed / self._most
         return row
 
     def _tell(self, row: dict[str, Any]) -> None:
+        row = row | {"seconds": round(time.perf_counter() - self._begun, 3)}
         if self._file is not None:
             self._file.write(row)
         self._display.row(row)

@@ -13,8 +13,8 @@ from jaxgpt.config import ModelConfig
 from jaxgpt.training.objectives import Objective
 from jaxgpt.training.state import TrainState, state_shardings
 
-Batch = dict[str, Array]  # arrays [batch, time]
-Block = dict[str, Array]  # arrays [steps, batch, time]
+Batch = dict[str, Array]  # arrays [batch, ...]
+Block = dict[str, Array]  # arrays [steps, batch, ...]
 
 
 def train_step(
@@ -35,8 +35,8 @@ def train_step(
 
     def part(i, rows):
         part_key = None if key is None else jax.random.fold_in(key, i)
-        (loss, aux), grads = value_and_grad(state.params, rows, cfg, key=part_key)
-        return jax.tree.map(lambda x: x * aux["weight"], (loss, grads)), aux["weight"]
+        (loss, sums), grads = value_and_grad(state.params, rows, cfg, key=part_key)
+        return jax.tree.map(lambda x: x * sums["weight"], (loss, grads)), sums["weight"]
 
     if accumulation == 1:
         (loss, _), grads = value_and_grad(state.params, batch, cfg, key=key)
@@ -44,7 +44,7 @@ def train_step(
         parts = jax.tree.map(lambda x: x.reshape(accumulation, -1, *x.shape[1:]), batch)
         zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(part, 0, _first(parts)))
         total, _ = jax.lax.scan(
-            lambda sums, x: (jax.tree.map(jnp.add, sums, part(*x)), None), zero, (jnp.arange(accumulation), parts)
+            lambda total, x: (jax.tree.map(jnp.add, total, part(*x)), None), zero, (jnp.arange(accumulation), parts)
         )
         (loss, grads), weight = total
         loss, grads = jax.tree.map(lambda x: x / jnp.maximum(weight, 1e-9), (loss, grads))
@@ -69,14 +69,15 @@ def compile_train(
     """The program (state, block, n) -> (state, metrics): the updates of the block's first n batches. Donates the state.
 
     Several updates a dispatch reuse one set of buffers (a third less time a step on a CPU) and hide the host. n is no
-    constant of the program, so that a shorter last block neither compiles again nor rounds differently.
+    constant of the program, so that a shorter last block neither compiles again nor rounds differently. Blocks of
+    another shape compile once more.
     """
     placed = state_shardings(objective.declare(cfg), optimizer, mesh)
     step = functools.partial(train_step, cfg=cfg, objective=objective, optimizer=optimizer, accumulation=accumulation)
 
     def run(state, block, n):
-        shapes = jax.eval_shape(step, state, _first(block))[1]
-        metrics = jax.tree.map(lambda s: jnp.zeros((len(block["inputs"]),), s.dtype), shapes)
+        shapes, steps = jax.eval_shape(step, state, _first(block))[1], len(jax.tree.leaves(block)[0])
+        metrics = jax.tree.map(lambda s: jnp.zeros((steps,), s.dtype), shapes)
 
         def body(i, carry):
             state, metrics = carry
@@ -90,15 +91,12 @@ def compile_train(
 
 def compile_evaluate(
     cfg: ModelConfig, objective: Objective
-) -> Callable[[PyTree[Array], Block], tuple[Float[Array, ""], Float[Array, ""]]]:
-    """The program (params, block) -> (nats, targets): the sums over the block's batches."""
+) -> Callable[[PyTree[Array], Block], dict[str, Float[Array, ""]]]:
+    """The program (params, block) -> the sums of the objective's loss, added up over the block's batches."""
 
     def run(params, block):
-        def add(sums, batch):
-            loss, aux = objective.loss(params, batch, cfg)
-            return jax.tree.map(jnp.add, sums, (loss * aux["weight"], aux["weight"])), None
-
-        return jax.lax.scan(add, (jnp.zeros(()), jnp.zeros(())), block)[0]
+        each = jax.lax.map(lambda batch: objective.loss(params, batch, cfg)[1], block)
+        return jax.tree.map(lambda x: x.sum(0), each)
 
     return jax.jit(run)
 

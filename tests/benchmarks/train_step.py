@@ -19,9 +19,9 @@ from torch.nn import functional as F
 from jaxgpt import params as P
 from jaxgpt.config import ModelConfig
 from jaxgpt.sharding import make_mesh
+from jaxgpt.training.causal_lm import OBJECTIVE as causal_lm
+from jaxgpt.training.causal_lm import flops_per_token
 from jaxgpt.training.config import OptimizerConfig
-from jaxgpt.training.metrics import flops_per_token
-from jaxgpt.training.objectives import causal_lm
 from jaxgpt.training.optimizer import make_optimizer
 from jaxgpt.training.state import init_state
 from jaxgpt.training.step import compile_train

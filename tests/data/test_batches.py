@@ -80,6 +80,13 @@ def test_random_starts_are_numpys():
     np.testing.assert_array_equal(train("random", seed=5)[9]["inputs"][:, 0], expected)
 
 
+def test_every_token_of_a_window_is_read():
+    batches = train("random")
+    assert batches.tokens(3, 8) == sum(batches[step]["inputs"].size for step in range(3, 8)) == 5 * B * T
+    assert batches.tokens(3, 3) == 0
+    assert batches.run_length is None
+
+
 @pytest.mark.parametrize("make", [lambda t: TrainBatches(t, 64, 2, 0), lambda t: EvalBatches(t, 64, 2, 3)])
 def test_too_short_a_text_is_refused(make):
     make(np.arange(65))

@@ -21,6 +21,14 @@ from jaxgpt.data import DataConfig, check
         ("validation_fraction", float("nan"), "data.validation_fraction: found nan"),
         ("vocab_size", 0, "data.vocab_size: found 0, expected a positive integer"),
         ("stride", 0, "data.stride: found 0, expected a positive integer or None"),
+        ("source", "", "data.source: found '', expected a file's ending or a .jsonl's field"),
+        ("target", "", "data.target: found '', expected a file's ending or a .jsonl's field"),
+        ("target", "source", "data.target: found 'source', expected another than data.source='source'"),
+        ("run_length", 0, "data.run_length: found 0, expected a positive integer"),
+        ("buckets", 0, "data.buckets: found 0, expected a positive integer"),
+        ("mask_rate", 0.0, "data.mask_rate: found 0.0, expected a number in (0, 1)"),
+        ("mask_rate", 1.0, "data.mask_rate: found 1.0, expected a number in (0, 1)"),
+        ("whole_word", 1, "data.whole_word: found 1, expected True or False"),
     ],
 )
 def test_a_wrong_value_is_refused(field, value, expected):

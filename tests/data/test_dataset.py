@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxgpt import tokenizers
-from jaxgpt.data import DataConfig, dataset, prepare, sources
+from jaxgpt.data import DataConfig, cache, dataset, prepare, sources
 
 TEXT = "".join(f"{i}: the quick brown fox jumps over the lazy dog, naïvely.\n" for i in range(200))
 
@@ -129,7 +129,7 @@ def test_documents_are_divided_by_end_of_text(tmp_path, monkeypatch):
 def test_pieces_and_batches_leave_no_trace(build, monkeypatch):
     whole = build(tokenizer="bpe", vocab_size=300)
     monkeypatch.setattr(sources, "PIECE", 200)
-    monkeypatch.setattr(dataset, "BATCH", 500)
+    monkeypatch.setattr(cache, "BATCH", 500)
     cut = build(tokenizer="bpe", vocab_size=299)
     cut = build(tokenizer="bpe", vocab_size=300)
     np.testing.assert_array_equal(whole.train, cut.train)

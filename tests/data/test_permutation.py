@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from jaxgpt.data.permutation import shuffled
+from jaxgpt.data.permutation import reshuffled, shuffled
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 16, 17, 100, 1024, 1025, 65537])
@@ -42,3 +42,12 @@ def test_neighbours_are_unrelated():
     order = shuffled(np.arange(100_000), 100_000, (1,)) / 100_000
     assert abs(np.corrcoef(order[:-1], order[1:])[0, 1]) < 0.02
     assert abs(np.corrcoef(order, np.arange(100_000))[0, 1]) < 0.02
+
+
+def test_an_endless_sequence_has_every_value_once_an_epoch():
+    epochs = reshuffled(np.arange(30), 10, (7,)).reshape(3, 10)
+    for e, epoch in enumerate(epochs):
+        np.testing.assert_array_equal(epoch, shuffled(np.arange(10), 10, (7, e)))
+    positions = np.array([29, 3, 12, 3])
+    np.testing.assert_array_equal(reshuffled(positions, 10, (7,)), epochs.ravel()[positions])
+    assert len({tuple(epoch) for epoch in epochs.tolist()}) == 3

@@ -26,6 +26,13 @@ def test_what_is_written_is_read(tmp_path, vocab_size, dtype):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["train.bin", "train.json"]
 
 
+def test_a_name_may_hold_dots(tmp_path):
+    for name, tokens in {"train.source": [1, 2], "train.target": [3]}.items():
+        write(tmp_path / name, [tokens])
+    assert read_shard(tmp_path / "train.source", PRINT)[0].tolist() == [1, 2]
+    assert sorted(path.name for path in tmp_path.glob("*.bin")) == ["train.source.bin", "train.target.bin"]
+
+
 def flip(path):
     content = bytearray(path.read_bytes())
     content[3] ^= 1

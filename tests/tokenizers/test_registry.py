@@ -57,7 +57,9 @@ def test_a_missing_tokenizer_json_is_named(tmp_path):
 
 
 def test_load_names_what_it_looked_for(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"expected a jaxgpt_tokenizer\.json or a tokenizer\.json"):
+    with pytest.raises(
+        FileNotFoundError, match=r"expected a jaxgpt_tokenizer\.json or a tokenizer\.json or a vocab\.txt"
+    ):
         tokenizers.load(tmp_path)
 
 

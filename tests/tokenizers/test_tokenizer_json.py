@@ -133,6 +133,10 @@ def test_end_of_text_is_the_eos_token_of_the_config(tmp_path, token):
     assert tokenizers.load(tmp_path).end_of_text == 3
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": None}))
     assert tokenizers.load(tmp_path).end_of_text is None
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": token, "sep_token": "[CLS]"}))
+    assert tokenizers.load(tmp_path).end_of_text == 3
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"sep_token": token}))  # BERT's
+    assert tokenizers.load(tmp_path).end_of_text == 3
 
 
 def test_end_of_text_is_found_by_name_without_a_config():

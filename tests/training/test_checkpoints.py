@@ -97,6 +97,18 @@ def test_the_newest_and_the_best_are_kept(tmp_path):
     assert_state(restored(tmp_path)[0], 5)
 
 
+def test_the_best_of_checkpoints_that_saved_their_loss_is_found_and_kept(tmp_path):
+    """As it was before there were other objectives."""
+    losses = {1: 3.0, 2: 1.0, 3: 2.0}
+    save(tmp_path, losses, keep=3, losses=losses)
+    for step, loss in losses.items():
+        (tmp_path / str(step) / "metrics" / "metrics").write_text(json.dumps({"val_loss": loss}))
+    best = restore_params(tmp_path, P.abstract(DECLARATIONS))
+    jax.tree.map(np.testing.assert_array_equal, best, state_at(2).params)
+    save(tmp_path, [4, 5], keep=2, losses={4: 1.5, 5: 2.5})
+    assert steps_in(tmp_path) == [2, 4, 5]
+
+
 def test_a_step_is_saved_once(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(state_at(4), "text", {})

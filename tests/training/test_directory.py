@@ -119,12 +119,20 @@ def test_starting_from_a_run_takes_its_shape_and_tokenizer_not_how_it_computes(t
     found = directory.start_from(config_of(tmp_path / "new", model=wanted, init_from=str(source)), said.append)
     assert said == [
         f"init_from: model and tokenizer are those of {source}; "
-        "of --model.* only dropout, dtype, attention, scan_layers, remat are this run's"
+        "of --model.* only head, n_classes, dropout, label_smoothing, dtype, attention, scan_layers, remat are this run's"
     ]
     assert found.model == replace(SMALL, vocab_size=10, dropout=0.1, remat="full", scan_layers=True)
     assert found.data.tokenizer == f"saved:{source}"
     with pytest.raises(FileNotFoundError, match="expected a run directory"):
         directory.start_from(config_of(tmp_path / "new", init_from=str(tmp_path)))
+
+
+def test_a_start_may_have_another_head(tmp_path):
+    encoder = replace(SMALL, architecture="encoder", head="pretraining", vocab_size=10)
+    source = started(config_of(tmp_path / "run", model=encoder))
+    wanted = replace(encoder, head="sequence", n_classes=3, label_smoothing=0.1)
+    config = config_of(tmp_path / "new", model=wanted, init_from=str(source))
+    assert directory.start_from(config, lambda _: None).model == wanted
 
 
 def test_starting_from_a_run_needs_its_checkpoint_and_going_on_does_not_need_that_run(tmp_path):

@@ -1,33 +1,43 @@
-"""The pieces of train.py: batches by step, evaluation as it is written in the formula, samples."""
+"""The pieces of train.py: batches by step, evaluation as it is written in the formula."""
 
 from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from flax import traverse_util
 from tiny import TINY, apply, draw
 
 from jaxgpt import gpt
-from jaxgpt.data import DataConfig, TrainBatches
+from jaxgpt import params as P
+from jaxgpt.data import Dataset, TrainBatches
+from jaxgpt.data.batches import Batches
 from jaxgpt.sharding import make_mesh
 from jaxgpt.tokenizers import CharTokenizer
-from jaxgpt.training import loop
+from jaxgpt.training import directory, loop
+from jaxgpt.training.causal_lm import OBJECTIVE, CausalLM
+from jaxgpt.training.checkpoints import Checkpoints
 from jaxgpt.training.config import LoopConfig, TrainConfig
-from jaxgpt.training.objectives import causal_lm
+from jaxgpt.training.state import TrainState
 
 CFG = replace(TINY, n_layers=1, context_length=8)
 CONFIG = TrainConfig(
-    model=CFG, train=LoopConfig(steps=23, batch_size=4, eval_every=10, eval_batches=3, steps_per_dispatch=4, seed=5)
+    model=CFG,
+    train=LoopConfig(
+        steps=23, batch_size=4, eval_every=10, eval_batches=3, final_eval_batches=4, steps_per_dispatch=4, seed=5
+    ),
 )
 TOKENS = np.random.default_rng(0).integers(0, CFG.vocab_size, 400).astype(np.uint16)
+TASK = CausalLM(CONFIG, Dataset(CharTokenizer.train(["abc"]), TOKENS, TOKENS, 1, 400, "identity"))
 
 
 @pytest.mark.parametrize("start", [0, 6, 20])
 def test_blocks_hold_the_batches_of_their_steps(start):
     wanted = TrainBatches(TOKENS, 8, 4, seed=5)
     at = start
-    for first, last, block in loop.blocks(CONFIG, loop.training_batches(CONFIG, TOKENS), start, make_mesh()):
+    for first, last, block in loop.blocks(CONFIG, TASK.train, start, make_mesh()):
         assert first == at < last <= first + 4
         assert block["inputs"].shape == (4, 4, 8)  # one shape, also for fewer steps
         for step in range(first, last):
@@ -37,9 +47,90 @@ def test_blocks_hold_the_batches_of_their_steps(start):
     assert at == 23
 
 
-def test_an_evaluation_is_the_mean_over_evenly_spread_windows():
+def start_from(folder, cfg):
+    """(the parameters that a run of a model of its own starts with, those saved in folder by one of CFG)"""
+    saved, optimizer = draw(gpt.declare(CFG)), optax.sgd(0.1)
+    source = folder / "source"
+    source.mkdir(exist_ok=True)
+    directory.write(source, CONFIG, TASK.tokenizer)
+    with Checkpoints(source / directory.CHECKPOINTS) as checkpoints:
+        checkpoints.save(TrainState(jnp.array(1), saved, optimizer.init(saved), jax.random.key(0)), "text", {})
+        checkpoints.wait()
+    config = replace(CONFIG, model=cfg, init_from=str(source))
+    with Checkpoints(folder / "run") as checkpoints:
+        state = loop.restore_or_init(config, checkpoints, gpt.declare(cfg), optimizer, make_mesh(), "text")
+    assert state.step == 0
+    return state.params, saved
+
+
+def test_a_start_from_the_same_model_takes_all_and_says_nothing(tmp_path, capsys):
+    found, saved = start_from(tmp_path, CFG)
+    jax.tree.map(np.testing.assert_array_equal, found, saved)
+    assert "init_from" not in capsys.readouterr().out
+
+
+def test_a_start_from_another_model_takes_what_fits_and_names_the_rest(tmp_path, capsys):
+    cfg = replace(CFG, tie_embeddings=False, position="rotary", d_ff=CFG.d_ff + 1)
+    found, saved = start_from(tmp_path, cfg)
+    up = "layers/mlp/up"
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("init_from")]
+    assert said == [
+        f"init_from: starting anew: head/kernel, layers/mlp/down/kernel, {up}/bias, {up}/kernel",
+        f"init_from: left unused: embedding/position, layers/mlp/down/kernel, {up}/bias, {up}/kernel",
+    ]
+    fresh = P.init(jax.random.key(CONFIG.train.seed), gpt.declare(cfg))
+    found, saved, fresh = (traverse_util.flatten_dict(tree, sep="/") for tree in (found, saved, fresh))
+    assert found.keys() == fresh.keys()
+    for name, x in found.items():
+        np.testing.assert_array_equal(x, (fresh if name in said[0] else saved)[name])
+
+
+def test_a_start_from_a_model_that_shares_nothing_is_refused():
+    ours, theirs = {"a": jnp.ones(3), "b": {"c": jnp.ones(2)}}, {"a": jnp.ones(4), "c": jnp.ones(2)}
+    with pytest.raises(ValueError, match=r"^init_from: found a, c, none of them a parameter of this model, expected"):
+        loop.overlay(ours, theirs)
+
+
+class Buckets(Batches):
+    """Rows of the step, 2 wide in the first run, 3 in the second; one flag a row."""
+
+    batch_size = 4
+
+    def __init__(self, run_length):
+        self.run_length = run_length
+
+    def block(self, step, k):
+        run = step // self.run_length
+        assert (step + k - 1) // self.run_length == run, "asked for steps of another run"
+        steps = np.arange(step, step + k)
+        return {
+            "source": np.broadcast_to(steps[:, None, None], (k, 4, 2 + run % 2)),
+            "flag": np.repeat(steps, 4).reshape(k, 4),
+        }
+
+    def tokens(self, start, end):
+        return (end - start) * 4
+
+
+@pytest.mark.parametrize("start", [0, 8, 13])
+@pytest.mark.parametrize("run_length", [3, 6, 8])
+def test_a_dispatch_is_of_one_run_and_each_shape_has_one_number_of_batches(run_length, start):
+    at, shapes = start, set()
+    for first, last, block in loop.blocks(CONFIG, Buckets(run_length), start, make_mesh()):
+        assert first == at < last
+        assert first // run_length == (last - 1) // run_length
+        assert first // 10 == (last - 1) // 10  # an evaluation is made in time
+        np.testing.assert_array_equal(block["source"][: last - first, 0, 0], np.arange(first, last))
+        np.testing.assert_array_equal(block["flag"][: last - first, 3], np.arange(first, last))
+        shapes.add(block["source"].shape)
+        at = last
+    assert at == 23
+    assert shapes == {(min(run_length, 4), 4, width) for width in (2, 3)}
+
+
+def test_an_evaluation_is_the_mean_over_its_batches():
     params = draw(gpt.declare(CFG))
-    evaluate = loop.evaluator(CONFIG, TOKENS, causal_lm, make_mesh())
+    evaluate = loop.evaluator(CONFIG, OBJECTIVE, TASK, make_mesh())
 
     def by_hand(batches):
         starts = np.arange(batches * 4) * (400 - 8) // (batches * 4)
@@ -47,55 +138,21 @@ def test_an_evaluation_is_the_mean_over_evenly_spread_windows():
         logits = jax.nn.log_softmax(apply(params, windows[:, :-1], CFG))
         return float(-jnp.take_along_axis(logits, windows[:, 1:, None], -1).mean())
 
-    assert evaluate(params, 3) == pytest.approx(by_hand(3), rel=1e-5)
-    assert evaluate(params, 4) == evaluate(params, 6) == pytest.approx(by_hand(6), rel=1e-5)  # up to a multiple of 3
-    assert evaluate(params, 3) != evaluate(params, 6)
+    assert evaluate(params)["val_loss"] == pytest.approx(by_hand(3), rel=1e-5)
+    assert evaluate(params, last=True)["val_loss"] == pytest.approx(by_hand(6), rel=1e-5)  # 4, in blocks of 3
+    assert evaluate(params) == evaluate(params) != evaluate(params, last=True)
 
 
-@pytest.mark.parametrize("own", [None, "other.txt"])
-def test_too_short_a_text_is_refused_before_any_work(own):
-    config = replace(CONFIG, data=DataConfig(validation_path=own))
-    expected = r" part, expected at least model\.context_length \+ 1 = 9$"
-    with pytest.raises(ValueError, match=r"^data\.path: found 8 tokens in the training" + expected):
-        loop.training_batches(config, TOKENS[:8])
-    blamed = "path" if own is None else "validation_path"
-    with pytest.raises(ValueError, match=rf"^data\.{blamed}: found 8 tokens in the validation" + expected):
-        loop.evaluator(config, TOKENS[:8], causal_lm, make_mesh())
-    loop.training_batches(config, TOKENS[:9])
-    loop.evaluator(config, TOKENS[:9], causal_lm, make_mesh())
+class Scored(CausalLM):
+    def score(self, params, cfg, *, last):
+        assert cfg == CFG
+        return {"val_bleu": float(params["final_norm"]["scale"][0]) + last}
 
 
-TOKENIZER = CharTokenizer.train(["abcdefghijklmnopqrstuvw"])
-
-
-def prompted(prompt):
-    return replace(CONFIG, train=replace(CONFIG.train, sample_prompt=prompt, sample_tokens=9))
-
-
-def test_a_sample_goes_on_from_its_prompt_and_depends_on_the_step_alone():
+def test_an_evaluation_tells_the_score_too():
     params = draw(gpt.declare(CFG))
-    texts = [loop.sample(params, TOKENIZER, prompted("cab"), step) for step in (7, 7, 8)]
-    assert texts[0] == texts[1]
-    assert texts[0].startswith("--- a sample after 7 steps ---\ncab")
-    bodies = [text.splitlines()[1] for text in texts]
-    assert len(bodies[0]) == 3 + 9
-    assert bodies[0] != bodies[2]
-
-
-def test_a_model_of_more_ids_than_the_tokenizer_writes_its_characters_only():
-    params, config = draw(gpt.declare(CFG)), prompted("ab")
-    few = CharTokenizer.train(["abcdef"])
-    for step in range(5):
-        body = loop.sample(params, few, config, step).splitlines()[1]
-        assert len(body) == 2 + 9
-        assert set(body) <= set("abcdef")
-
-
-def test_samples_start_from_the_prompt_else_from_the_beginning_of_a_text():
-    assert loop.sample_start(prompted("cab"), TOKENIZER) == [2, 0, 1]
-    assert loop.sample_start(prompted(""), CharTokenizer.train(["\nab"])) == [0]
-    assert loop.sample_start(prompted(""), TOKENIZER) == [0]  # no line break, no end of text: the first token
-    with pytest.raises(ValueError, match=r"train\.sample_prompt: .*found 'Z'"):
-        loop.sample_start(prompted("Z"), TOKENIZER)
-    with pytest.raises(ValueError, match=r"train\.sample_prompt: found 9 tokens, expected at most context_length=8"):
-        loop.sample_start(prompted("a" * 9), TOKENIZER)
+    task = Scored(CONFIG, Dataset(CharTokenizer.train(["abc"]), TOKENS, TOKENS, 1, 400, "identity"))
+    plain, evaluate = (loop.evaluator(CONFIG, OBJECTIVE, one, make_mesh()) for one in (TASK, task))
+    score = float(params["final_norm"]["scale"][0])
+    assert evaluate(params) == plain(params) | {"val_bleu": score}
+    assert evaluate(params, last=True)["val_bleu"] == score + 1

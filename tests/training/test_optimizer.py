@@ -82,6 +82,18 @@ def test_the_rate_has_its_highest_after_the_warm_up_and_its_lowest_at_the_end():
     assert float(rate(0)) == pytest.approx(1e-2 / 11)  # never 0
 
 
+@pytest.mark.parametrize("warmup", [0, 10, 399])
+def test_the_inverse_square_root_is_the_papers_formula(warmup):
+    """Vaswani et al. 2017, equation 3, scaled to its highest: min(step^-0.5, step * warmup^-1.5), step from 1."""
+    config = replace(CONFIG, schedule="inverse_sqrt", warmup_steps=warmup, min_learning_rate=5e-3)
+    steps, ramp = np.arange(1, 1001), warmup + 1
+    wanted = 1e-2 * ramp**0.5 * np.minimum(steps**-0.5, steps * ramp**-1.5)
+    rates = [float(make_schedule(config, 1000)(step - 1)) for step in steps]
+    np.testing.assert_allclose(rates, wanted, rtol=1e-4)
+    assert max(rates) == rates[warmup] == pytest.approx(1e-2)
+    assert rates[-1] == pytest.approx(1e-2 * (ramp / 1000) ** 0.5)
+
+
 def test_no_warm_up_and_a_run_shorter_than_it_are_well_defined():
     at_once = make_schedule(replace(CONFIG, warmup_steps=0), STEPS)
     assert float(at_once(0)) == pytest.approx(1e-2)

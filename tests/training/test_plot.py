@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from jaxgpt.training.plot import _running_mean, plot_loss
+from jaxgpt.training.plot import _quality, _running_mean, plot_loss
 
+BLUE, ORANGE, GREEN = (31, 119, 180), (255, 127, 14), (44, 160, 44)
 TRAIN = [{"step": step, "train_loss": 3 - step / 50} for step in range(10, 60, 10)]
 VAL = [{"step": 0, "val_loss": 3.2}, {"step": 50, "val_loss": 2.2}]
 
@@ -14,17 +16,40 @@ def drawn(rows, path):
     return imread(path)
 
 
+def has(image, rgb):
+    return bool((np.abs(image[..., :3] - np.array(rgb) / 255).max(axis=-1) < 0.01).any())
+
+
+def drop(row):
+    return {name: value for name, value in row.items() if name != "seconds"}
+
+
 def test_the_plot_is_a_png_and_shows_both_losses(tmp_path):
     both, train, val, none = (drawn(rows, tmp_path / "loss.png") for rows in (TRAIN + VAL, TRAIN, VAL, []))
     assert (tmp_path / "loss.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     assert both.shape == (504, 864, 4)
 
-    def has(image, rgb):
-        return bool((np.abs(image[..., :3] - np.array(rgb) / 255).max(axis=-1) < 0.01).any())
+    assert [has(image, BLUE) for image in (both, train, val, none)] == [True, True, False, False]
+    assert [has(image, ORANGE) for image in (both, train, val, none)] == [True, False, True, False]
 
-    blue, orange = (31, 119, 180), (255, 127, 14)
-    assert [has(image, blue) for image in (both, train, val, none)] == [True, True, False, False]
-    assert [has(image, orange) for image in (both, train, val, none)] == [True, False, True, False]
+
+@pytest.mark.parametrize("name", ["val_bleu", "val_accuracy"])
+def test_what_the_loss_stands_for_has_a_panel_below(tmp_path, name):
+    rows = [row | {name: 0.2 + row["step"] / 100} for row in VAL]
+    image = drawn(TRAIN + rows, tmp_path / "loss.png")
+    assert image.shape == (864, 864, 4)
+    upper, lower = image[:432], image[432:]
+    assert [has(upper, colour) for colour in (BLUE, ORANGE, GREEN)] == [True, True, False]
+    assert [has(lower, colour) for colour in (BLUE, ORANGE, GREEN)] == [False, False, True]
+
+
+def test_the_panel_below_is_over_minutes_where_every_row_has_its_seconds():
+    rows = [row | {"val_bleu": 20.0 + row["step"], "val_accuracy": 0.5, "seconds": 30.0 + row["step"]} for row in VAL]
+    for given, label, places in ((rows, "minutes", [0.5, 80 / 60]), ([*rows[:1], drop(rows[1])], "step", [0, 50])):
+        axes = Figure().add_subplot()
+        _quality(axes, given, "val_bleu")
+        assert (axes.get_xlabel(), axes.get_ylabel()) == (label, "BLEU")
+        assert [list(values) for values in axes.lines[0].get_data()] == [places, [20.0, 70.0]]
 
 
 def test_the_running_mean_starts_at_the_first_value_and_follows():

@@ -14,7 +14,7 @@ from tiny import TINY, apply, draw, draw_tokens, loss_and_grads
 
 from jaxgpt import gpt
 from jaxgpt.sharding import MeshConfig, make_mesh, place
-from jaxgpt.training.objectives import causal_lm
+from jaxgpt.training.causal_lm import OBJECTIVE as causal_lm
 from jaxgpt.training.state import TrainState, init_state, state_shardings
 from jaxgpt.training.step import block_ends, compile_evaluate, compile_train, train_step
 
@@ -184,11 +184,32 @@ def test_an_evaluation_sums_nats_and_targets_over_its_batches():
     cfg, state = ONE_LAYER, fresh(ONE_LAYER)
     weights = np.random.default_rng(2).integers(0, 3, (3, 4, 7)).astype(np.float32)
     block = draw_block(cfg, 3, 4, 7) | {"weights": jnp.array(weights)}
-    nats, targets = compile_evaluate(cfg, causal_lm)(state.params, block)
+    sums = compile_evaluate(cfg, causal_lm)(state.params, block)
     logits = jnp.stack([apply(state.params, x, cfg) for x in block["inputs"]])
     each = -jnp.take_along_axis(jax.nn.log_softmax(logits), block["targets"][..., None], axis=-1)[..., 0]
-    np.testing.assert_allclose(nats, (each * weights).sum(), rtol=1e-5)
-    assert targets == weights.sum()
+    np.testing.assert_allclose(sums["nats"], (each * weights).sum(), rtol=1e-5)
+    assert sums["weight"] == weights.sum()
+    assert sums["correct"] == ((logits.argmax(-1) == block["targets"]) * weights).sum() > 0
+
+
+def test_an_evaluation_sums_whatever_its_objective_counts():
+    def count(params, batch, cfg, *, key=None):
+        return jnp.zeros(()), {"rows": batch["labels"].sum(), "largest": params * batch["pixels"].max()}
+
+    block = {"labels": jnp.array([[1.0, 2.0], [4.0, 8.0]]), "pixels": jnp.arange(12.0).reshape(2, 2, 3, 1)}
+    sums = compile_evaluate(ONE_LAYER, replace(causal_lm, loss=count))(jnp.array(2.0), block)
+    assert sums == {"rows": 15, "largest": 2 * (5 + 11)}
+
+
+def test_a_block_of_another_shape_compiles_once_more():
+    cfg = ONE_LAYER
+    update = compile_train(cfg, causal_lm, OPTIMIZER, make_mesh())
+    state = jax.device_put(fresh(cfg), state_shardings(causal_lm.declare(cfg), OPTIMIZER, make_mesh()))
+    for rows, time in ((4, 7), (6, 3), (4, 7), (6, 3)):
+        state, metrics = update(state, draw_block(cfg, 2, rows, time), 2)
+        assert np.isfinite(metrics["loss"]).all()
+    assert state.step == 8
+    assert update._cache_size() == 2
 
 
 def test_an_evaluation_drops_nothing():

@@ -39,6 +39,7 @@ UNUSUAL = TrainConfig(
     out="elsewhere",
     init_from="runs/old",
     resume=False,
+    objective="masked_lm",
 )
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -48,6 +49,12 @@ def test_a_config_comes_back_from_its_json():
     written = json.loads(to_json(UNUSUAL))
     for name, kind in SECTIONS.items():
         assert list(written[name]) == [field.name for field in dataclasses.fields(kind)]
+
+
+def test_a_config_of_before_there_were_other_objectives_is_read():
+    written = json.loads(to_json(TrainConfig()))
+    del written["objective"]
+    assert from_json(json.dumps(written)).objective == "causal_lm"
 
 
 @pytest.mark.parametrize(
@@ -86,6 +93,7 @@ def test_differences_name_the_fields_that_change_the_numbers():
     changed = dataclasses.replace(old, train=LoopConfig(steps=7, keep=9), model=ModelConfig(dropout=0.5), out="b")
     assert differences(old, changed) == ["model.dropout: 0.0 there, 0.5 here", "train.steps: 1000 there, 7 here"]
     assert differences(old, dataclasses.replace(old, mesh=MeshConfig(data=2))) == []
+    assert differences(old, dataclasses.replace(old, objective="seq2seq"))[0].startswith("objective: 'causal_lm' there")
     assert differences(old, dataclasses.replace(old, init_from="x")) == ["init_from: None there, 'x' here"]
 
 
@@ -108,7 +116,7 @@ def test_every_field_has_a_text_in_the_help(kind):
         (lambda: unchecked(OptimizerConfig(), clip="1"), r"optimizer\.clip: found '1', expected a number or None"),
         (
             lambda: unchecked(OptimizerConfig(), schedule="linear"),
-            r"found 'linear', expected one of cosine, wsd, const",
+            r"found 'linear', expected one of cosine, wsd, inv",
         ),
         (lambda: unchecked(LoopConfig(), steps=1e3), r"train\.steps: found 1000.0, expected an integer"),
         (
@@ -116,6 +124,10 @@ def test_every_field_has_a_text_in_the_help(kind):
             r"train\.tensorboard: found 'yes', expected True or False",
         ),
         (lambda: unchecked(LoopConfig(), sample_prompt=None), r"train\.sample_prompt: found None, expected a string"),
+        (
+            lambda: unchecked(TrainConfig(), objective="gpt"),
+            r"^objective: found 'gpt', expected one of causal_lm, mask",
+        ),
         (lambda: unchecked(TrainConfig(), out=3), r"^out: found 3, expected a string"),
         (lambda: unchecked(TrainConfig(), model=None), r"^model: found None, expected ModelConfig\(\.\.\.\)"),
         (lambda: OptimizerConfig(beta2=1.0), r"optimizer\.beta2: found 1.0, expected a number in \[0, 1\)"),
@@ -155,8 +167,9 @@ def test_a_value_that_cannot_be_used_is_refused_by_name(make, message):
         make()
 
 
-def test_a_constant_rate_has_no_lowest():
-    OptimizerConfig(learning_rate=1e-4, min_learning_rate=1e-3, schedule="constant")
+@pytest.mark.parametrize("schedule", ["constant", "inverse_sqrt"])
+def test_a_rate_that_does_not_end_has_no_lowest(schedule):
+    OptimizerConfig(learning_rate=1e-4, min_learning_rate=1e-3, schedule=schedule)
 
 
 def test_an_integer_is_a_number_too():

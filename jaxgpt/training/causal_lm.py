@@ -1,0 +1,103 @@
+"""The objective of a decoder: every next token of windows of text; and samples of what it writes."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxgpt import data, gpt
+from jaxgpt.config import ModelConfig
+from jaxgpt.data.batches import Block
+from jaxgpt.generation import generate_tokens
+from jaxgpt.sampling import Sampler
+from jaxgpt.training.config import TrainConfig
+from jaxgpt.training.objectives import Objective, Task
+
+
+class CausalLM(Task):
+    """Windows of a text. Raises ValueError where not one fits into a part of it."""
+
+    def __init__(self, config: TrainConfig, dataset: data.Dataset):
+        loop, length = config.train, config.model.context_length
+        _check_length(config, dataset.train, "training")
+        _check_length(config, dataset.validation, "validation")
+        self.tokenizer, self.identity = dataset.tokenizer, dataset.identity
+        self.train = data.TrainBatches(
+            dataset.train, length, loop.batch_size, loop.seed, config.data.stride, config.data.sampling
+        )
+        self._loop, self._length, self._validation = loop, length, dataset.validation
+        self._bytes_per_token = dataset.validation_bytes / len(dataset.validation)
+
+    def evaluation(self, n: int) -> Iterator[Block]:
+        """Windows spread evenly over the validation part; n rounded up to blocks of eval_batches, all of one shape."""
+        size = self._loop.eval_batches
+        batches = data.EvalBatches(self._validation, self._length, self._loop.batch_size, -(-n // size) * size)
+        return (batches.block(start, size) for start in range(0, len(batches), size))
+
+    def metrics(self, sums: dict[str, float]) -> dict[str, float]:
+        """The loss in nats a token, its perplexity, and bits a byte, which compare across tokenizers."""
+        loss = sums["nats"] / sums["weight"]
+        perplexity = math.exp(min(loss, 700.0))  # beyond, exp overflows
+        bits = loss / math.log(2) / self._bytes_per_token
+        return {"val_loss": loss, "val_perplexity": perplexity, "val_bits_per_byte": bits}
+
+    def show(self, params: Any, cfg: ModelConfig, step: int) -> str:
+        """What the model writes after sample_prompt, at temperature 0.8 among the 200 likeliest tokens."""
+        loop, tokenizer = self._loop, self.tokenizer
+        ends = {tokenizer.end_of_text} - {None}
+        tokens = generate_tokens(
+            params,
+            [tokenizer.encode(loop.sample_prompt) or tokenizer.start],
+            cfg,
+            max_new_tokens=loop.sample_tokens,
+            sampler=Sampler(temperature=0.8, top_k=200),
+            end_tokens=ends,
+            ids=tokenizer.ids,
+            key=jax.random.fold_in(jax.random.key(loop.seed), step),
+        )[0]
+        text = tokenizer.decode(token for token in tokens if token not in ends)
+        return f"--- a sample after {step} steps ---\n{loop.sample_prompt}{text}\n---"
+
+    def check(self, config: TrainConfig) -> None:
+        """Raise ValueError where sample_prompt can't be spelt or is too long."""
+        try:
+            prompt = self.tokenizer.encode(config.train.sample_prompt)
+        except ValueError as error:
+            raise ValueError(f"train.sample_prompt: {error}") from error
+        if len(prompt) > (most := config.model.context_length):
+            raise ValueError(f"train.sample_prompt: found {len(prompt)} tokens, expected at most context_length={most}")
+
+    def flops_per_token(self, cfg: ModelConfig) -> int:
+        return flops_per_token(cfg)
+
+
+def flops_per_token(cfg: ModelConfig) -> int:
+    """Floating-point operations of a training step per token: 6 a matrix weight, and attention over the mean context.
+
+    Source: Chowdhery et al. 2022, appendix B, with the causal mask's half taken (a query sees T/2 keys on average).
+    """
+    attention = cfg.d_model * cfg.head_width * (2 * cfg.n_heads + 2 * cfg.kv_heads)
+    mlp = cfg.d_model * cfg.ff_width * (3 if cfg.gated else 2)
+    seen = cfg.context_length / 2 if cfg.window is None else min(cfg.context_length / 2, cfg.window)
+    weights = cfg.n_layers * (attention + mlp) + cfg.d_model * cfg.vocab_size
+    return int(6 * weights + 12 * cfg.n_layers * cfg.n_heads * cfg.head_width * seen)
+
+
+def _check_length(config: TrainConfig, tokens: np.ndarray, part: str) -> None:
+    shortest = config.model.context_length + 1
+    if len(tokens) < shortest:
+        own = part == "validation" and config.data.validation_path is not None
+        raise ValueError(
+            f"data.{'validation_path' if own else 'path'}: found {len(tokens)} tokens in the {part} part, "
+            f"expected at least model.context_length + 1 = {shortest}"
+        )
+
+
+def _open(config: TrainConfig, cache: Path) -> CausalLM:
+    return CausalLM(config, data.prepare(config.data, cache))
+
+
+OBJECTIVE = Objective("decoder", gpt.declare, gpt.loss, _open)

@@ -1,0 +1,179 @@
+"""From text in one language to text in another: an encoder-decoder's targets, by beam search, greedily or drawn."""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Key
+
+from jaxgpt.attention import KVCache
+from jaxgpt.beam import search
+from jaxgpt.checks import require
+from jaxgpt.config import ModelConfig
+from jaxgpt.decoding import CHUNK, Rows, decode_chunk, read_sources
+from jaxgpt.model import Model, prepare
+from jaxgpt.sampling import Sampler
+from jaxgpt.tokenizers import Tokenizer
+
+
+def translate(
+    model: Model,
+    texts: str | Sequence[str],
+    *,
+    beam: int = 4,
+    length_penalty: float | int = 0.6,
+    early_stopping: bool = False,
+    max_new_tokens: int | None = None,
+    temperature: float | int = 0.0,
+    top_k: int | None = None,
+    top_p: float | int | None = None,
+    min_p: float | int | None = None,
+    seed: int = 0,
+    batch_size: int = 64,
+) -> str | list[str]:
+    """The translation of each text: a str for a str, a list for a list.
+
+    beam, length_penalty, early_stopping: as in `beam.search`; beam 1 is greedy, or draws where temperature is above 0
+    (then with the numbers of `Sampler`). max_new_tokens: most tokens of a target (None: twice the source's and 10).
+    batch_size: texts translated at once, those of like length together; in float32 no translation depends on it.
+    Raises ValueError, before any work, for a number that can't be used, an empty text, and one over context_length.
+    """
+    require(model.config.architecture == "encoder-decoder", "model", model.config.architecture, "an encoder-decoder")
+    sampler = Sampler(temperature, top_k, top_p, min_p)
+    many = [texts] if isinstance(texts, str) else list(texts)
+    end = end_token(model.tokenizer)
+    sources = [[*model.tokenizer.encode(text), end] for text in many]
+    targets = translate_tokens(
+        model.decode_params,
+        sources,
+        model.config,
+        start=end,
+        end=end,
+        beam=beam,
+        length_penalty=length_penalty,
+        early_stopping=early_stopping,
+        max_new_tokens=max_new_tokens,
+        sampler=sampler,
+        ids=model.tokenizer.ids,
+        key=jax.random.key(seed),
+        batch_size=batch_size,
+    )
+    found = [model.tokenizer.decode(target[:-1] if target[-1:] == [end] else target) for target in targets]
+    return found[0] if isinstance(texts, str) else found
+
+
+def end_token(tokenizer: Tokenizer) -> int:
+    """What ends a source and a target, and starts a target. Raises ValueError for a tokenizer without such a token."""
+    expected = "one with an end-of-text token, such as bpe"
+    require(tokenizer.end_of_text is not None, "tokenizer", tokenizer.kind, expected)
+    return tokenizer.end_of_text
+
+
+def translate_tokens(
+    params: dict,
+    sources: Sequence[Sequence[int]],
+    cfg: ModelConfig,
+    *,
+    start: int,
+    end: int,
+    beam: int = 4,
+    length_penalty: float | int = 0.6,
+    early_stopping: bool = False,
+    max_new_tokens: int | None = None,
+    sampler: Sampler = Sampler(),  # noqa: B008
+    ids: Iterable[int] | None = None,
+    key: Key[Array, ""] | None = None,
+    batch_size: int = 64,
+) -> list[list[int]]:
+    """The target of each source (its end token included), up to and with `end` where it came to that.
+
+    start: what every target begins with, not returned. ids: those that may be chosen (None: all below vocab_size).
+    The other arguments and errors are those of `translate`; key: of the draws (None: key(0)).
+    """
+    _check(sources, cfg, beam, length_penalty, max_new_tokens, sampler, batch_size)
+    known = (
+        jnp.zeros(cfg.vocab_size, bool)
+        .at[np.array(range(cfg.vocab_size) if ids is None else list(ids))]
+        .set(True, mode="drop")
+    )
+    key = jax.random.key(0) if key is None else key
+    params = prepare(params, cfg)
+    targets: list[list[int]] = [[] for _ in sources]
+    for rows, source, lengths, limits in _batches(sources, cfg, max_new_tokens, batch_size):
+        steps = _bucket(int(limits.max()), cfg)
+        memory = read_sources(params, source, lengths, cfg)
+        if beam > 1:
+            best = search(
+                params, memory, limits, start, end, known, float(length_penalty), cfg, beam, steps, early_stopping
+            )
+            tokens, ends = np.asarray(best.tokens[:, 0]), np.asarray(best.length[:, 0])
+        else:
+            keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.array([*rows, *[0] * (len(source) - len(rows))]))
+            tokens = _decode(params, memory, start, end, known, sampler, keys, cfg, steps)
+            ends = limits
+        for row, target, length in zip(rows, tokens, ends, strict=False):
+            kept = target[: int(length)]
+            targets[row] = kept[kept >= 0].tolist()
+    return targets
+
+
+def _decode(params, memory, start, end, known, sampler: Sampler, keys, cfg: ModelConfig, steps: int) -> np.ndarray:
+    """Tokens one by one, greedy or drawn: -1 after the end."""
+    batch = memory.mask.shape[0]
+    rows = Rows(jnp.full(batch, start, jnp.int32), jnp.zeros(batch, bool), keys, jnp.zeros(batch, int), None)
+    cache, ends = KVCache.empty(cfg, batch, steps), jnp.zeros(cfg.vocab_size, bool).at[end].set(True)
+    chunks, made = [], 0
+    while made < steps:
+        n = min(CHUNK, steps - made)
+        cache, rows, tokens, _ = decode_chunk(params, cache, rows, sampler.settings(), ends, known, n, cfg, memory)
+        chunks.append(np.asarray(tokens))
+        made += n
+        if np.asarray(rows.ended).all():
+            break
+    return np.concatenate(chunks, 1)
+
+
+def _batches(
+    sources: Sequence[Sequence[int]], cfg: ModelConfig, max_new_tokens: int | None, batch_size: int
+) -> Iterator[tuple[list[int], np.ndarray, np.ndarray, np.ndarray]]:
+    """(which sources, their tokens, lengths and limits), those of like length together, in few shapes.
+
+    A batch that is not full is filled up with copies of its first source.
+    """
+    order = sorted(range(len(sources)), key=lambda row: len(sources[row]))
+    size = min(batch_size, 1 << (len(sources) - 1).bit_length())
+    for at in range(0, len(order), size):
+        rows = order[at : at + size]
+        texts = [sources[row] for row in rows] + [sources[rows[0]]] * (size - len(rows))
+        lengths = np.array([len(text) for text in texts])
+        tokens = np.zeros((size, _bucket(int(lengths.max()), cfg)), np.int32)
+        for row, text in zip(tokens, texts, strict=True):
+            row[: len(text)] = text
+        limits = 2 * lengths + 10 if max_new_tokens is None else np.full(size, max_new_tokens)
+        yield rows, tokens, lengths, np.minimum(limits, cfg.context_length)
+
+
+def _bucket(n: int, cfg: ModelConfig) -> int:
+    """n rounded up to a multiple of 16, at most context_length: few shapes to compile, little padding."""
+    return min(-(-n // 16) * 16, cfg.context_length)
+
+
+def _check(
+    sources: Sequence[Sequence[int]],
+    cfg: ModelConfig,
+    beam: int,
+    length_penalty: float | int,
+    max_new_tokens: int | None,
+    sampler: Sampler,
+    batch_size: int,
+) -> None:
+    require(beam >= 1, "beam", beam, "a positive integer")
+    require(length_penalty >= 0, "length_penalty", length_penalty, "a number of at least 0")
+    require(max_new_tokens is None or max_new_tokens >= 1, "max_new_tokens", max_new_tokens, "a positive integer")
+    require(beam == 1 or sampler.temperature == 0, "beam", beam, "1 where temperature is above 0")
+    require(batch_size >= 1, "batch_size", batch_size, "a positive integer")
+    for i, source in enumerate(sources):
+        require(len(source) > 1, f"text {i}", "no tokens", "something to translate")
+        most = cfg.context_length
+        require(len(source) <= most, f"text {i}", len(source), f"at most {most} tokens, the end's among them")

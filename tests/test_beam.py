@@ -1,0 +1,173 @@
+"""Beam search against an exhaustive one, against a plain one without a cache, and against greedy decoding."""
+
+import itertools
+from dataclasses import replace
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny import TINY, draw, jit
+
+from jaxgpt import seq2seq
+from jaxgpt.beam import search
+from jaxgpt.decoding import read_sources
+from jaxgpt.sampling import Sampler
+from jaxgpt.translation import translate_tokens
+
+CFG = replace(TINY, architecture="encoder-decoder", vocab_size=5, n_layers=2, n_encoder_layers=1)
+CONFIGS = {
+    "learned": CFG,
+    "post-norm sinusoidal": replace(CFG, position="sinusoidal", norm_position="post", embedding_scale=True),
+    "rotary": replace(CFG, position="rotary"),
+    "relative": replace(CFG, position="relative", relative_buckets=6, relative_max_distance=9),
+}
+START, END = 4, 0
+SOURCES = [[3, 1, 2, 2, 0], [2, 0], [1, 1, 3, 0]]
+apply = jit(seq2seq.apply, static_argnums=3)
+
+
+@cache
+def scorer(name):
+    """source -> the log-probabilities that follow a target so far, by the whole model and no cache."""
+    cfg = CONFIGS[name]
+    params = draw(seq2seq.declare(cfg), seed=3)
+
+    @cache
+    def logprobs(source, target):
+        padded = jnp.array([[START, *target] + [0] * (7 - len(target))])
+        logits = np.asarray(apply(params, jnp.array([source]), padded, cfg)[0, len(target)], np.float64)
+        return logits - np.log(np.exp(logits - logits.max()).sum()) - logits.max()
+
+    return cfg, params, logprobs
+
+
+def penalised(score, length, alpha):
+    return score / ((5 + length) / 6) ** alpha
+
+
+def exhaustive(logprobs, source, limit, alpha):
+    """The best of all targets that end with END or at the limit."""
+    best = (-np.inf, None)
+    for length in range(1, limit + 1):
+        for target in itertools.product(range(CFG.vocab_size), repeat=length):
+            if END in target[:-1] or (target[-1] != END and length < limit):
+                continue
+            score = sum(logprobs(tuple(source), target[:i])[target[i]] for i in range(length))
+            best = max(best, (penalised(score, length, alpha), target))
+    return best
+
+
+def plain(logprobs, source, limit, alpha, beams):
+    """Beam search as a list of hypotheses, carried to its very end."""
+    living, ended = [(0.0, ())], []
+    for step in range(limit):
+        grown = [
+            (score + logprobs(tuple(source), target)[token], (*target, token))
+            for score, target in living
+            for token in range(CFG.vocab_size)
+        ]
+        grown = sorted(grown, reverse=True)[: 2 * beams]
+        last = step + 1 == limit
+        ended += [(penalised(score, step + 1, alpha), t) for score, t in grown if t[-1] == END or last]
+        living = [(score, t) for score, t in grown if t[-1] != END][:beams]
+    return max(ended)
+
+
+def run(name, limits, alpha, beams, steps, **options):
+    cfg, params, _ = scorer(name)
+    lengths = np.array([len(source) for source in SOURCES])
+    sources = np.zeros((3, 6), np.int32)
+    for row, source in zip(sources, SOURCES, strict=True):
+        row[: len(source)] = source
+    memory = read_sources(params, sources, lengths, cfg)
+    known = jnp.ones(cfg.vocab_size, bool)
+    found = search(params, memory, jnp.array(limits), START, END, known, alpha, cfg, beams, steps, **options)
+    return [
+        (float(found.score[row, 0]), tuple(found.tokens[row, 0, : found.length[row, 0]].tolist())) for row in range(3)
+    ]
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.6, 2.0])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_beam_that_holds_everything_finds_the_best_of_all(name, alpha):
+    limits = [3, 2, 1]
+    for (score, tokens), source, limit in zip(run(name, limits, alpha, 64, 3), SOURCES, limits, strict=True):
+        wanted = exhaustive(scorer(name)[2], source, limit, alpha)
+        assert tokens == wanted[1]
+        assert score == pytest.approx(wanted[0], abs=2e-5)
+
+
+@pytest.mark.parametrize("beams", [1, 2, 3])
+@pytest.mark.parametrize("alpha", [0.0, 0.6, 1.5])
+def test_a_cached_search_that_stops_early_finds_what_a_plain_one_finds_at_its_end(alpha, beams):
+    limits = [7, 5, 6]
+    for (score, tokens), source, limit in zip(run("learned", limits, alpha, beams, 7), SOURCES, limits, strict=True):
+        wanted = plain(scorer("learned")[2], source, limit, alpha, beams)
+        assert tokens == wanted[1]
+        assert score == pytest.approx(wanted[0], abs=2e-5)
+
+
+def test_stopping_at_the_first_ends_is_no_better_and_no_longer():
+    full, early = (run("learned", [7] * 3, 0.6, 2, 7, early_stopping=early) for early in (False, True))
+    assert all(a[0] >= b[0] for a, b in zip(full, early, strict=True))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_beam_one_is_greedy(name):
+    cfg, params, logprobs = scorer(name)
+    options = {"start": START, "end": END, "max_new_tokens": 6}
+    greedy = translate_tokens(params, SOURCES, cfg, beam=1, **options)
+    found = [list(tokens) for _, tokens in run(name, [6] * 3, 0.6, 1, 6)]
+    assert greedy == found
+    for source, target in zip(SOURCES, greedy, strict=True):
+        for i, token in enumerate(target):
+            assert token == logprobs(tuple(source), tuple(target[:i])).argmax()
+        assert target[-1] == END or len(target) == 6
+        assert END not in target[:-1]
+
+
+@pytest.mark.parametrize("beam", [1, 3])
+def test_a_translation_does_not_depend_on_the_others_nor_on_the_order(beam):
+    cfg, params, _ = scorer("learned")
+    options = {"start": START, "end": END, "beam": beam, "max_new_tokens": 6}
+    together = translate_tokens(params, SOURCES, cfg, **options)
+    assert together == [translate_tokens(params, [source], cfg, **options)[0] for source in SOURCES]
+    assert together == translate_tokens(params, SOURCES[::-1], cfg, batch_size=2, **options)[::-1]
+
+
+def test_only_known_ids_are_chosen():
+    cfg, params, _ = scorer("learned")
+    for beam in (1, 3):
+        for ids in ((1,), (0, 2)):
+            found = translate_tokens(params, SOURCES, cfg, start=START, end=END, beam=beam, ids=ids, max_new_tokens=5)
+            assert {token for target in found for token in target} <= set(ids)
+
+
+def test_draws_follow_the_key_and_the_model():
+    cfg, params, logprobs = scorer("learned")
+    options = {"start": START, "end": END, "beam": 1, "max_new_tokens": 1, "sampler": Sampler(temperature=1.0)}
+    many = [SOURCES[0]] * 400
+    first, again = (translate_tokens(params, many, cfg, key=jax.random.key(1), batch_size=512, **options) for _ in "ab")
+    assert first == again
+    shares = np.bincount([target[0] for target in first], minlength=5) / 400
+    np.testing.assert_allclose(shares, np.exp(logprobs(tuple(SOURCES[0]), ())), atol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"beam": 0}, "beam: found 0, expected a positive integer"),
+        ({"length_penalty": -1.0}, "length_penalty: found -1.0, expected a number of at least 0"),
+        ({"max_new_tokens": 0}, "max_new_tokens: found 0, expected a positive integer"),
+        ({"beam": 2, "sampler": Sampler(temperature=1.0)}, "beam: found 2, expected 1 where temperature is above 0"),
+        ({"sources": [[1, 0], [0]]}, "text 1: found 'no tokens', expected something to translate"),
+        ({"sources": [[1] * 20]}, "text 0: found 20, expected at most 19 tokens, the end's among them"),
+    ],
+)
+def test_what_cannot_be_translated_is_refused(changes, message):
+    cfg, params, _ = scorer("learned")
+    options = {"start": START, "end": END} | changes
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        translate_tokens(params, options.pop("sources", SOURCES), cfg, **options)

@@ -1,0 +1,64 @@
+"""The table of objectives, and what a task is unless it says otherwise."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jaxgpt import gpt
+from jaxgpt.config import ModelConfig
+from jaxgpt.training import objectives
+from jaxgpt.training.config import TrainConfig
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_an_objective_is_found_by_its_name():
+    found = objectives.find("causal_lm")
+    assert (found.architecture, found.declare, found.loss) == ("decoder", gpt.declare, gpt.loss)
+    assert found is objectives.find("causal_lm")  # a static argument of jit: one program
+
+
+def test_an_unknown_one_is_refused_with_the_nearest():
+    with pytest.raises(ValueError, match=r"^objective: found 'casual_lm', expected one of .*nearest: causal_lm"):
+        objectives.find("casual_lm")
+
+
+def test_a_model_of_another_architecture_is_refused():
+    objective = objectives.find("causal_lm")
+    objective.check(TrainConfig())
+    expected = r"^model\.architecture: found 'encoder', expected 'decoder', which objective='causal_lm' trains"
+    with pytest.raises(ValueError, match=expected):
+        objective.check(TrainConfig(model=ModelConfig(architecture="encoder")))
+
+
+@pytest.mark.parametrize("name", objectives.MODULES)
+def test_the_table_has_an_objective_for_each_name(name):
+    assert isinstance(objectives.find(name), objectives.Objective)
+
+
+@pytest.mark.parametrize("name", objectives.MODULES)
+def test_a_run_imports_its_own_objective_only(name):
+    code = f"import sys; from jaxgpt.training import objectives; objectives.find({name!r}); print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    imported = set(run.stdout.split())
+    assert imported & set(objectives.MODULES.values()) == {objectives.MODULES[name]}
+
+
+def test_a_task_ranks_by_its_loss_and_knows_no_more_unless_it_says_so():
+    class Plain(objectives.Task):
+        def evaluation(self, n):
+            return iter(())
+
+        def metrics(self, sums):
+            return {}
+
+        def show(self, params, cfg, step):
+            return ""
+
+    task = Plain()
+    assert task.rank({"val_loss": 1.5, "val_bleu": 9.0}) == 1.5
+    assert task.score({}, ModelConfig(), last=True) == {}
+    assert task.flops_per_token(ModelConfig()) is None
+    task.check(TrainConfig())
