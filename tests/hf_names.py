@@ -146,7 +146,6 @@ def t5_params(weights: Weights, cfg: ModelConfig, root: float) -> dict:
         "embedding": {"token": weights["shared.weight"]},
         "encoder": side("encoder", [block(at, 1) for at in encoder]),
         "decoder": side("decoder", [block(at, 2) | cross(at) for at in decoder]),
-        "head": linear(weights, "lm_head", (cfg.d_model,), (cfg.vocab_size,)),
     }
 
 

@@ -264,9 +264,10 @@ def test_pooling_reads_real_tokens_alone():
         )
 
 
-@pytest.mark.parametrize("side", ["left", "right"])
-@pytest.mark.parametrize("how", ["mean", "max", "cls"])
-def test_pooling_with_padding_on_either_side_is_that_of_the_text(how, side):
+@pytest.mark.parametrize(
+    ("how", "side"), [("mean", "left"), ("mean", "right"), ("max", "left"), ("max", "right"), ("cls", "right")]
+)
+def test_pooling_a_padded_text_is_that_of_the_text(how, side):
     params, tokens = draw(bert.declare(SMALL)), draw_tokens(SMALL, 2, 9)
     real = slice(0, 7) if side == "right" else slice(2, 9)
     mask = jnp.ones((2, 9), bool).at[1].set(False).at[1, real].set(True)
