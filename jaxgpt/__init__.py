@@ -1,14 +1,21 @@
 """Language models as pure JAX functions.
 
 Models are plain functions of `(params, inputs, config)`: see `jaxgpt.gpt`. What most programs need is at the top:
-`load` a trained model, `generate` or `stream` text from it.
+`load` a trained model, `generate` or `stream` text from it, `translate` with it, `fill_mask` in a text.
 """
 
 import importlib
 
-_HOMES = {"Model": "model", "load": "loading", "generate": "generation", "stream": "generation"}
+_HOMES = {
+    "Model": "model",
+    "fill_mask": "filling",
+    "generate": "generation",
+    "load": "loading",
+    "stream": "generation",
+    "translate": "translation",
+}
 
-__all__ = ["Model", "generate", "load", "stream"]
+__all__ = ["Model", "fill_mask", "generate", "load", "stream", "translate"]
 
 
 def __getattr__(name: str):

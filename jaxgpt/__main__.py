@@ -1,9 +1,14 @@
-"""The command line: python -m jaxgpt generate --model DIR --prompt TEXT"""
+"""The command line: python -m jaxgpt generate | fill-mask | translate | attention --model DIR ..."""
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
+from typing import TextIO
 
 import tyro
+
+from jaxgpt.checks import require
 
 
 @dataclass(frozen=True)
@@ -45,9 +50,137 @@ class Generate:
         print()
 
 
+@dataclass(frozen=True)
+class FillMask:
+    """List the likeliest tokens of each blank in a text."""
+
+    model: str
+    """Run directory, of a model that was trained to fill in tokens."""
+    text: str
+    """The text, with the tokenizer's mask token for each blank: "The [MASK] sat.\""""
+    top_k: int = 5
+    """Tokens to list for each."""
+
+    def run(self) -> None:
+        import jaxgpt
+
+        blanks = jaxgpt.fill_mask(jaxgpt.load(self.model), self.text, top_k=self.top_k)
+        width = max(len(_line(one.text)) for blank in blanks for one in blank)
+        for i, blank in enumerate(blanks):
+            if len(blanks) > 1:
+                print(f"{'' if i == 0 else chr(10)}blank {i + 1}")
+            for one in blank:
+                token, share = _line(one.text).ljust(width), f"{one.probability:6.1%} {_bar(one.probability)}"
+                print(f"{token}  {share}  {_line(one.filled)}")
+
+
+@dataclass(frozen=True)
+class Translate:
+    """Write the translation of each text; without texts, of each line of standard input, a line for a line."""
+
+    model: str
+    """Run directory, of a model that was trained on pairs of texts."""
+    texts: tyro.conf.Positional[tuple[str, ...]] = ()
+    """What to translate."""
+    beam: int = 4
+    """Hypotheses to keep; 1 takes the likeliest token each time, or draws."""
+    length_penalty: float = 0.6
+    """Above 0: prefer longer translations of a beam."""
+    max_new_tokens: int | None = None
+    """Most tokens of a translation (None: by the length of its text)."""
+    temperature: float = 0.0
+    """Above 0, with --beam 1: draw, at 1 from the model's own distribution."""
+    seed: int = 0
+    """Of the draws."""
+    batch_size: int = 64
+    """Texts to translate, and lines to read, at once (lines typed at a terminal: 1)."""
+
+    def run(self) -> None:
+        import jaxgpt
+
+        model = jaxgpt.load(self.model)
+        options = {name: value for name, value in vars(self).items() if name not in ("model", "texts")}
+
+        def translate(texts: list[str]) -> list[str]:
+            return jaxgpt.translate(model, texts, **options)
+
+        translate([])  # refuses its numbers, before a line is read
+        if self.texts:
+            _each_line(translate, list(self.texts))
+        else:
+            _each_line_of(sys.stdin, translate, 1 if sys.stdin.isatty() else self.batch_size)
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Draw what a model looks at: the attention weights of a layer, a heat map a head."""
+
+    model: str
+    """Run directory."""
+    text: str
+    """What the model reads; of a translator, the source."""
+    target: str | None = None
+    """A translator's target (None: its own greedy translation)."""
+    kind: str | None = None
+    """Of a translator: encoder, decoder or cross (None: cross)."""
+    layer: int = -1
+    """Which layer, from 0; below 0 counts from the last."""
+    heads: tuple[int, ...] = ()
+    """Which heads, from 0 (none given: all)."""
+    mean: bool = False
+    """The mean of all heads, in place of each."""
+    out: str = "attention.png"
+    """The picture."""
+
+    def run(self) -> None:
+        import jaxgpt
+        from jaxgpt.inspection import attention_maps
+        from jaxgpt.pictures import draw_attention
+
+        require(not (self.heads and self.mean), "heads", list(self.heads), "none beside --mean")
+        maps = attention_maps(jaxgpt.load(self.model), self.text, self.target)
+        kind = next(reversed(maps)) if self.kind is None else self.kind
+        require(kind in maps, "kind", kind, f"one of {', '.join(maps)}")
+        heads = "mean" if self.mean else self.heads or "all"
+        draw_attention(maps[kind], self.out, layer=self.layer, heads=heads, title=f"{kind} attention")
+        print(self.out)
+
+
+def _each_line(change: Callable[[list[str]], list[str]], texts: list[str]) -> None:
+    """Print what becomes of each text, a line each; of a blank one, a blank line."""
+    changed = iter(change([text for text in texts if text.strip()]))
+    for text in texts:
+        print(_line(next(changed)) if text.strip() else "")
+    sys.stdout.flush()
+
+
+def _each_line_of(file: TextIO, change: Callable[[list[str]], list[str]], size: int) -> None:
+    """`_each_line` of a file, `size` lines at once. Raises ValueError, naming the lines, where one can't be changed."""
+    read = 0
+    while lines := list(islice(file, size)):
+        try:
+            _each_line(change, lines)
+        except ValueError as error:
+            raise ValueError(f"lines {read + 1} to {read + len(lines)}: {error}") from error
+        read += len(lines)
+
+
+def _line(text: str) -> str:
+    """The text on one line."""
+    return " ".join(text.splitlines())
+
+
+def _bar(share: float, width: int = 20) -> str:
+    """A bar of so many characters for 1, drawn to eighths of one."""
+    eighths = round(share * width * 8)
+    return ("█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8]).ljust(width)
+
+
 def main() -> None:
     command = tyro.extras.subcommand_cli_from_dict(
-        {"generate": Generate}, prog="python -m jaxgpt", use_underscores=True
+        {"generate": Generate, "fill-mask": FillMask, "translate": Translate, "attention": Attention},
+        prog="python -m jaxgpt",
+        use_underscores=True,
     )
     try:
         command.run()

@@ -20,9 +20,10 @@ PLAN = """
 import dataclasses, runpy, sys
 import jax, jax.numpy as jnp
 from jax.experimental import topologies
-from jaxgpt import params
+from jaxgpt import bert, params
 from jaxgpt.attention import KVCache
-from jaxgpt.decoding import Rows, decode_chunk
+from jaxgpt.beam import search
+from jaxgpt.decoding import Rows, decode_chunk, read_sources
 from jaxgpt.model import prepare
 from jaxgpt.sharding import MeshConfig, make_mesh, named
 from jaxgpt.training import objectives
@@ -39,17 +40,40 @@ declarations = objective.declare(model)
 optimizer = make_optimizer(config.optimizer, loop.steps, params.decay_mask(declarations))
 state = abstract_state(declarations, optimizer, mesh)
 update = compile_train(model, objective, optimizer, mesh, loop.accumulation)
-shape = (loop.steps_per_dispatch, loop.batch_size, model.context_length)
-rows = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=named((None, "batch", "time"), shape, mesh))
+k, rows, time = loop.steps_per_dispatch, loop.batch_size, model.context_length
+shapes = {  # of a block, by objective
+    "causal_lm": {"inputs": (jnp.int32, time), "targets": (jnp.int32, time)},
+    "masked_lm": {"inputs": (jnp.int32, time)} | dict.fromkeys(["positions", "targets"], (jnp.int32, time // 7)),
+    "seq2seq": {"source": (jnp.int32, time), "source_mask": (bool, time), "weights": (jnp.float32, time)}
+    | dict.fromkeys(["inputs", "targets"], (jnp.int32, time)),
+}[config.objective]
+block = {
+    name: jax.ShapeDtypeStruct((k, rows, n), kind, sharding=named((None, "batch", "time"), (k, rows, n), mesh))
+    for name, (kind, n) in shapes.items()
+}
 weights = jax.eval_shape(lambda p: prepare(p, model), params.abstract(declarations))
-cache = jax.eval_shape(lambda: KVCache.empty(model, 4))
-keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 4))
-texts = Rows(*(jax.ShapeDtypeStruct((4,), kind) for kind in (jnp.int32, bool, keys.dtype, jnp.int32)), None)
 ids, number = jax.ShapeDtypeStruct((model.vocab_size,), bool), jax.ShapeDtypeStruct((), jnp.int32)
+four = jax.ShapeDtypeStruct((4, time), jnp.int32)
+
+
+def use():  # by what a trained model is used: a chunk of tokens, a beam search, blanks filled in
+    if config.objective == "causal_lm":
+        cache = jax.eval_shape(lambda: KVCache.empty(model, 4))
+        keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 4))
+        texts = Rows(*(jax.ShapeDtypeStruct((4,), kind) for kind in (jnp.int32, bool, keys.dtype, jnp.int32)), None)
+        return decode_chunk.lower(weights, cache, texts, {"temperature": 1.0}, ids, ids, number, cfg=model)
+    if config.objective == "seq2seq":
+        lengths = jax.ShapeDtypeStruct((4,), jnp.int32)
+        memory = jax.eval_shape(lambda *x: read_sources(*x, model), weights, four, lengths)
+        real = jax.ShapeDtypeStruct((), jnp.float32)
+        return search.lower(weights, memory, lengths, number, number, ids, real, cfg=model, beams=4, steps=32)
+    return jax.jit(lambda p, x: bert.apply(p, x, model)).lower(weights, four)
+
+
 with jax.set_mesh(mesh):
-    compiled = update.lower(state, {"inputs": rows, "targets": rows}, number).compile()
-    decoded = decode_chunk.lower(weights, cache, texts, {"temperature": 1.0}, ids, ids, number, cfg=model).compile()
-for name, program in (("train", compiled), ("decode", decoded)):
+    compiled = update.lower(state, block, number).compile()
+    used = use().compile()
+for name, program in (("train", compiled), ("use", used)):
     memory = program.memory_analysis()
     size = memory.argument_size_in_bytes + memory.temp_size_in_bytes
     print(f"{name}: {size / 2**20:.1f} MiB a chip ({memory.argument_size_in_bytes / 2**20:.1f} of arguments)")
@@ -66,7 +90,8 @@ def test_every_config_compiles_for_a_tpu(name, capsys):
     assert done.returncode == 0, done.stderr[-3000:]
     with capsys.disabled():
         print(f"\n{name} on v5e:2x2\n{done.stdout}", end="")
-    train, decode = (int(n) for n in re.findall(r"\w+ kernels: (\d+)", done.stdout))
-    length = runpy.run_path(str(ROOT / "configs" / f"{name}.py"))["config"].model.context_length
-    assert (train > 0) == (length % 128 == 0)  # splash, wherever it takes the length
-    assert decode == 0  # one query a row
+    train, use = (int(n) for n in re.findall(r"\w+ kernels: (\d+)", done.stdout))
+    model = runpy.run_path(str(ROOT / "configs" / f"{name}.py"))["config"].model
+    fused = model.context_length % 128 == 0  # splash, wherever it takes the length
+    assert (train > 0) == (fused and model.dropout == 0)
+    assert (use > 0) == (fused and model.architecture == "encoder")  # decoding has one query a row

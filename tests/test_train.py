@@ -353,7 +353,7 @@ def make(folder, name, content):
             {"model.architecture": "encoder"},
             r"error: model\.architecture: found 'encoder', expected 'decoder', which obj",
         ),
-        ({"objective": "gpt"}, r"--objective.*gpt"),
+        ({"objective": "gpt"}, r"'gpt' for argument '--objective'"),
         ({"mesh.data": 2}, r"error: mesh: found data=2 .* expected a divisor of the 1 devices"),
         ({"mesh.data": 3}, r"train\.batch_size: found 4, expected a multiple of mesh\.data x mesh\.fsdp = 3"),
         ({"mesh.tensor": 3}, r"mesh\.tensor: found 3, expected a divisor of model\.n_heads=2"),

@@ -188,7 +188,6 @@ def _whole_words(
     place = np.arange(length)
     begins = ~continues | special
     begins[:, 1:] |= special[:, :-1]
-    begins[:, 0] = True
     word = np.maximum.accumulate(np.where(begins, place, 0), axis=1)  # where each token's word begins
     numbers = word + length * np.arange(rows)[:, None]
     sizes = np.bincount(numbers.ravel(), minlength=rows * length)[numbers]

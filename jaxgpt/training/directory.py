@@ -74,7 +74,7 @@ def claim(config: TrainConfig, log: Callable[[str], None] = print) -> Path:
 
 
 def start_from(config: TrainConfig, log: Callable[[str], None] = print) -> TrainConfig:
-    """The config with the architecture and tokenizer of the run that init_from names; its head, and how to compute, stay.
+    """The config with the architecture and tokenizer of the run that init_from names; head and ways to compute stay.
 
     A run that goes on needs its own directory only. Raises ValueError where the run named has no checkpoint.
     """

@@ -14,7 +14,11 @@ from jaxgpt.tokenizers import Tokenizer
 from jaxgpt.training.config import TrainConfig
 
 # Where each one's OBJECTIVE is. Imported when asked for: a run needs what its own objective does.
-MODULES = {"causal_lm": "jaxgpt.training.causal_lm"}
+MODULES = {
+    "causal_lm": "jaxgpt.training.causal_lm",
+    "masked_lm": "jaxgpt.training.masked_lm",
+    "seq2seq": "jaxgpt.training.seq2seq",
+}
 
 
 class Task(ABC):

@@ -127,6 +127,11 @@ def test_a_bucket_gives_each_pair_once_in_another_order_each_epoch():
     assert not np.array_equal(epochs[0], epochs[1])
 
 
+def test_a_bucket_is_shuffled_by_the_seed():
+    a, b = (TrainPairBatches(PAIRS, B, seed, RUN, 1) for seed in (0, 1))
+    assert not np.array_equal(numbers(a[0], PAIRS), numbers(b[0], PAIRS))
+
+
 def test_a_cycle_has_every_quantile_once_in_another_order():
     data = batches()
     orders = [data._order(cycle) for cycle in range(3)]

@@ -165,18 +165,25 @@ def test_another_epoch_masks_differently():
     assert same == 0  # one of 4.5 million choices
 
 
-def test_a_window_is_masked_alike_wherever_it_stands_in_its_epoch():
-    """By seed, epoch and window: another batch size gives the same rows."""
-    size = len(windows(T - 2)[:: T - 2])
-    one = MaskedBatches(TOKENS, MASKING, T, 1, 0, sampling="epochs").block(size, size)
-    all_ = MaskedBatches(TOKENS, MASKING, T, size, 0, sampling="epochs").block(1, 1)
-    for name in one:
-        np.testing.assert_array_equal(one[name][:, 0], all_[name][0])
+@BOTH
+def test_masks_are_of_the_place_that_is_documented(sampling):
+    """(seed, epoch, window) or (seed, step, row), whatever else is in the batch."""
+    tokens = TOKENS[: 5 * (T - 2)]
+    batches = train(sampling, seed=8, tokens=tokens, stride=T - 2)
+    batch = batches[7]  # rows 42 to 47: windows of epochs 8 and 9
+    rows = tokens.reshape(5, -1).tolist()
+    for row in range(B):
+        window = rows.index(originals(batch)[row, 1:-1].tolist())
+        key = ((7 * B + row) // 5, window) if sampling == "epochs" else (7, row)
+        alone = MASKING.block(np.array([[rows[window]]]), (8, 0, 1), np.array([key]))
+        assert_same({name: array[0, 0] for name, array in alone.items()}, {k: v[row] for k, v in batch.items()})
 
 
 def test_the_rows_of_a_random_batch_are_masked_differently():
-    """Even of one window."""
+    """Even of one window; and by another seed."""
     block = train(tokens=TOKENS[: T - 2]).block(0, 20)
+    other = train(tokens=TOKENS[: T - 2], seed=1).block(0, 20)
+    assert (block["positions"] == other["positions"]).all(-1).sum() == 0
     assert len({tuple(row) for row in originals(block).reshape(-1, T).tolist()}) == 1
     assert len({tuple(row) for row in block["positions"].reshape(-1, N).tolist()}) == 20 * B
 

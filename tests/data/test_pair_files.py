@@ -9,7 +9,7 @@ from jaxgpt.data.pair_files import count_pairs, pair_files, read_pairs
 
 PAIRS = [("Guten Tag", "Good day"), ("Zwei\u2028Zeilen", "two  lines"), ("Das ist ß.", "That is ß.")]
 FORMS = {
-    "tsv": "".join(f"{source}\t{target}\n" for source, target in PAIRS),
+    "tsv": "".join(f" {source} \t {target} \n" for source, target in PAIRS),
     "jsonl": "".join(json.dumps({"id": i, "de": de, "en": en}) + "\n\n" for i, (de, en) in enumerate(PAIRS)),
     "nested.jsonl": "\n".join(json.dumps({"translation": {"de": de, "en": en}}) for de, en in PAIRS),
     "de": "".join(f"{de} \n" for de, _ in PAIRS),

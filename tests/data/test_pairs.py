@@ -100,6 +100,14 @@ def test_a_changed_setting_is_prepared_again(build, log, changes, reason):
     assert after.identity != before.identity
 
 
+def test_other_fields_of_one_file_are_other_pairs(build, folder):
+    rows = [json.dumps({"de": de, "en": en}) for de, en in PAIRS]
+    (folder / "a.jsonl").write_text("\n".join(rows))
+    path = str(folder / "a.jsonl")
+    before, after = build(path=path), build(path=path, source="en", target="de")
+    assert decoded(after, after.validation) == [(en, de) for de, en in decoded(before, before.validation)]
+
+
 @pytest.mark.parametrize("name", ["train.target", "validation.source"])
 def test_a_damaged_shard_is_built_again(build, log, folder, name):
     before = build()

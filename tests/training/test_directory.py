@@ -119,7 +119,8 @@ def test_starting_from_a_run_takes_its_shape_and_tokenizer_not_how_it_computes(t
     found = directory.start_from(config_of(tmp_path / "new", model=wanted, init_from=str(source)), said.append)
     assert said == [
         f"init_from: model and tokenizer are those of {source}; "
-        "of --model.* only head, n_classes, dropout, label_smoothing, dtype, attention, scan_layers, remat are this run's"
+        "of --model.* only head, n_classes, dropout, label_smoothing, dtype, attention, scan_layers, "
+        "remat are this run's"
     ]
     assert found.model == replace(SMALL, vocab_size=10, dropout=0.1, remat="full", scan_layers=True)
     assert found.data.tokenizer == f"saved:{source}"

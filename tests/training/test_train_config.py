@@ -230,7 +230,7 @@ def test_a_config_file_that_is_none_is_refused(tmp_path, text, message):
             "config = TrainConfig(model=ModelConfig(n_layer=3))",
             "model.n_layer: found an unknown field, expected n_layers",
         ),
-        ("replace(ModelConfig(), heads=3)", "model.heads: found an unknown field, expected n_heads"),
+        ("replace(ModelConfig(), n_head=3)", "model.n_head: found an unknown field, expected n_heads"),
         ("config = TrainConfig(optimiser=3)", "optimiser: found an unknown field, expected optimizer"),
         ("config = TrainConfig(data=DataConfig(vocab_size='3'))", "data.vocab_size: found '3', expected an integer"),
         ("config = TrainConfig(train=LoopConfig(steps=0.5))", "train.steps: found 0.5, expected an integer"),

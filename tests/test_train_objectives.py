@@ -1,0 +1,208 @@
+"""train.py with its other objectives, as their users run it: a translator and a BERT, from text to the command line."""
+
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from test_train import Runner, losses, newest_step
+
+NOUNS = {"hund": "dog", "katze": "cat", "vogel": "bird", "fisch": "fish", "wolf": "wolf", "kuh": "cow"}
+VERBS = {"sieht": "sees", "jagt": "hunts", "liebt": "loves", "sucht": "seeks"}
+SHAPE = {"model.d_model": 32, "model.n_heads": 2, "model.n_layers": 1, "model.context_length": 24}
+TRANSLATION = {
+    **SHAPE,
+    "objective": "seq2seq",
+    "model.architecture": "encoder-decoder",
+    "model.label_smoothing": 0.1,
+    "data.tokenizer": "bpe",
+    "data.vocab_size": 300,
+    "data.buckets": 2,
+    "data.run_length": 5,
+    "optimizer.schedule": "inverse_sqrt",
+    "train.batch_size": 16,
+    "train.steps": 120,
+    "train.eval_every": 40,
+    "train.save_every": 20,
+    "train.steps_per_dispatch": 5,
+}
+MASKED = {
+    **SHAPE,
+    "objective": "masked_lm",
+    "model.architecture": "encoder",
+    "data.tokenizer": "wordpiece",
+    "data.vocab_size": 80,
+    "data.sampling": "epochs",
+    "train.batch_size": 16,
+    "train.steps": 60,
+}
+
+
+def pairs(n, seed=0):
+    draw = np.random.default_rng(seed)
+
+    def sentence():
+        a, b = draw.choice(list(NOUNS), 2)
+        verb = draw.choice(list(VERBS))
+        more = draw.choice(list(NOUNS)) if draw.random() < 0.3 else None
+        source, target = f"{a} {verb} {b}", f"{NOUNS[a]} {VERBS[verb]} {NOUNS[b]}"
+        return (f"{source} und {more}", f"{target} and {NOUNS[more]}") if more else (source, target)
+
+    return [sentence() for _ in range(n)]
+
+
+@pytest.fixture(scope="module")
+def runner(tmp_path_factory):
+    runner = Runner(tmp_path_factory.mktemp("objectives"))
+    folder = runner.folder / "pairs"
+    folder.mkdir()
+    for name, n in (("train", 400), ("val", 40)):
+        found = pairs(n, seed=n)
+        (folder / f"{name}.de").write_text("".join(f"{source}\n" for source, _ in found))
+        (folder / f"{name}.en").write_text("".join(f"{target}\n" for _, target in found))
+    (runner.folder / "text.txt").write_text("".join(f"the {a} and the {b} .\n" for a, b in pairs(600)))
+    return runner
+
+
+@pytest.fixture(scope="module")
+def translator(runner):
+    fields = TRANSLATION | {"data.path": runner.folder / "pairs", "data.source": "de", "data.target": "en"}
+    return runner.folder / "translator", fields, runner.finish("translator", **fields)
+
+
+@pytest.fixture(scope="module")
+def masked(runner):
+    fields = MASKED | {"data.path": runner.folder / "text.txt"}
+    return runner.folder / "masked", fields, runner.finish("masked", **fields)
+
+
+def command(runner, *words, stdin=None):
+    run = [sys.executable, "-m", "jaxgpt", *map(str, words)]
+    return subprocess.run(run, env=runner.env, input=stdin, capture_output=True, text=True, timeout=300)
+
+
+def rows_of(run):
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_translator_learns_and_says_how_well(translator):
+    run, _, stdout = translator
+    evaluated = [row for row in rows_of(run) if "val_loss" in row]
+    assert [row["step"] for row in evaluated] == [0, 40, 80, 120]
+    assert all({"val_bleu", "val_accuracy", "val_perplexity"} <= set(row) for row in evaluated)
+    assert evaluated[-1]["val_loss"] < evaluated[0]["val_loss"] - 2
+    assert evaluated[-1]["val_bleu"] > evaluated[0]["val_bleu"] + 10
+    assert re.search(r"data: \d+% of the batches is padding", stdout)
+    assert "--- BLEU: nrefs:1|case:mixed" in stdout
+    assert stdout.count("reference  ") == 4
+    assert (run / "loss.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_its_run_goes_on_to_the_same_numbers(runner, translator):
+    run, fields, _ = translator
+    again = runner.folder / "again"
+    subprocess.run(["cp", "-r", str(run), str(again)], check=True)
+    for step in (100, 120):
+        subprocess.run(["rm", "-rf", str(again / "checkpoints" / str(step))], check=True)
+    stdout = runner.finish("again", **fields)
+    assert f"resuming from step {newest_step(run) - 40}" in stdout or "resuming from step 80" in stdout
+    assert losses(again) == losses(run)
+    assert rows_of(again)[-1]["val_bleu"] == rows_of(run)[-1]["val_bleu"]
+
+
+def test_it_learns_the_same_on_four_devices_and_in_bfloat16(runner, translator):
+    _, fields, _ = translator
+    short = {"train.steps": 20, "train.eval_every": 10}
+    runner.on(4).finish("meshed", **fields | short, **{"mesh.fsdp": 2, "mesh.tensor": 2})
+    runner.finish("single", **fields | short)
+    found, wanted = (np.array(losses(runner.folder / name), float) for name in ("meshed", "single"))
+    np.testing.assert_allclose(found, wanted, atol=2e-4)
+    runner.finish("low", **fields | short, **{"model.dtype": "bfloat16", "train.accumulation": 2})
+    low = np.array(losses(runner.folder / "low"), float)
+    np.testing.assert_allclose(low[-1], wanted[-1], atol=0.3)
+
+
+def test_translate_reads_arguments_and_standard_input(runner, translator):
+    run, _, _ = translator
+    done = command(runner, "translate", "--model", run, "hund jagt katze", "wolf liebt fisch")
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 2
+    piped = command(runner, "translate", "--model", run, stdin="hund jagt katze\n\nwolf liebt fisch\n")
+    assert piped.returncode == 0, piped.stderr
+    first, second = done.stdout.splitlines()
+    assert piped.stdout.splitlines() == [first, "", second]
+    long = command(runner, "translate", "--model", run, "hund jagt katze und " * 20)
+    assert long.returncode == 1
+    assert re.search(r"^error: text 0: found \d+, expected at most 24 tokens", long.stderr)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("train.en", lambda lines: lines[:-3], r"error: .*400.*397|error: .*397.*400"),
+        ("train.de", lambda lines: [*lines[:6], "\n", *lines[7:]], r"error: .*train\.de.*7"),
+        ("val.en", lambda lines: [*lines[:2], "   \n", *lines[3:]], r"error: .*val\.en.*3"),
+        ("train.de", lambda lines: [*lines[:10], "hund jagt " * 30 + "\n", *lines[11:]], r"error: .*line 11.*=24"),
+    ],
+)
+def test_pairs_that_cannot_be_used_are_refused_by_file_and_line(runner, translator, tmp_path, name, change, message):
+    _, fields, _ = translator
+    folder = tmp_path / "pairs"
+    subprocess.run(["cp", "-r", str(runner.folder / "pairs"), str(folder)], check=True)
+    lines = (folder / name).read_text().splitlines(keepends=True)
+    (folder / name).write_text("".join(change(lines)))
+    found = runner.refuse(f"refused_{tmp_path.name}", **fields | {"data.path": folder})
+    assert re.search(message, found), found
+
+
+def test_a_masked_language_model_learns_and_fills_in_blanks(runner, masked):
+    run, _, stdout = masked
+    evaluated = [row for row in rows_of(run) if "val_loss" in row]
+    assert all({"val_accuracy", "val_unigram_accuracy", "val_perplexity"} <= set(row) for row in evaluated)
+    assert evaluated[-1]["val_loss"] < evaluated[0]["val_loss"] - 1
+    assert evaluated[-1]["val_accuracy"] > evaluated[0]["val_accuracy"]
+    assert stdout.count("[MASK]") == 12
+    done = command(runner, "fill-mask", "--model", run, "--text", "the hund [MASK] a dog", "--top_k", 3)
+    assert done.returncode == 0, done.stderr
+    for text, message in (("no blank", r"\[MASK\]"), ("[MASK] " * 30, "at most 24")):
+        failed = command(runner, "fill-mask", "--model", run, "--text", text)
+        assert failed.returncode == 1
+        assert re.search(message, failed.stderr), failed.stderr
+        assert failed.stderr.startswith("error: ")
+
+
+def test_its_masks_do_not_depend_on_where_the_run_was_interrupted(runner, masked):
+    run, fields, _ = masked
+    again = runner.folder / "masked_again"
+    subprocess.run(["cp", "-r", str(run), str(again)], check=True)
+    subprocess.run(["rm", "-rf", str(again / "checkpoints" / "60")], check=True)
+    assert "resuming from step 50\n" in runner.finish("masked_again", **fields)
+    assert losses(again) == losses(run)
+
+
+def test_attention_is_drawn_from_both(runner, translator, masked):
+    for (run, _, _), words in ((translator, ["hund jagt katze"]), (masked, ["the hund and the dog"])):
+        out = runner.folder / f"{run.name}.png"
+        done = command(runner, "attention", "--model", run, "--text", *words, "--out", out)
+        assert done.returncode == 0, done.stderr
+        assert out.read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"data.tokenizer": "bpe", "data.vocab_size": 300}, r"data\.tokenizer: found 'bpe', expected one with \[CLS\]"),
+        ({"data.tokenizer": "vocab:nowhere.txt"}, r"data\.tokenizer: .*nowhere\.txt"),
+        ({"data.tokenizer": b"the\nand\n"}, r"error: .*\[PAD\].*\[MASK\]"),
+        ({"model.context_length": 3000}, r"error: data.*expected at least .*2998"),
+        ({"model.architecture": "decoder"}, r"model\.architecture: found 'decoder', expected 'encoder'"),
+    ],
+)
+def test_a_masked_run_that_cannot_be_is_refused(runner, masked, tmp_path, fields, message):
+    if isinstance(content := fields.get("data.tokenizer"), bytes):
+        (tmp_path / "vocab.txt").write_bytes(content)
+        fields = {"data.tokenizer": f"vocab:{tmp_path / 'vocab.txt'}"}
+    found = runner.refuse(f"refused_{tmp_path.name}", **masked[1] | fields)
+    assert re.search(message, found), found
