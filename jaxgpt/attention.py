@@ -100,7 +100,8 @@ def attend(
     weights = dropout(weights, rate, dropout_key)
     batch, _, time, keys = weights.shape
     grouped = weights.reshape(batch, value.shape[2], -1, time, keys).astype(value.dtype)
-    out = jnp.einsum("BGRTS,BSGK->BTGRK", grouped, value, preferred_element_type=jnp.float32).reshape(query.shape)
+    # Values first: the other way XLA's CPU runs no bfloat16 product of a cache's values, which are laid out by heads.
+    out = jnp.einsum("BSGK,BGRTS->BTGRK", value, grouped, preferred_element_type=jnp.float32).reshape(query.shape)
     # Normalised after the product: head_dim numbers a query, not as many as it has keys.
     return (out / total.swapaxes(1, 2)).astype(query.dtype)
 

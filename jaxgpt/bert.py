@@ -108,12 +108,12 @@ def pool(
 
 def pooled(params: dict, states: Float[Array, "batch time d_model"]) -> Float[Array, "batch d_model"]:
     """tanh(dense(the first token's state)), which pair and text heads read, as in the reference implementation."""
-    return jnp.tanh(linear(P.cast(params["pooler"], states.dtype), states[:, :1]))[:, 0]
+    return jnp.tanh(linear(P.cast(params["pooler"], states.dtype.name), states[:, :1]))[:, 0]
 
 
 def next_sentence(params: dict, pooled: Float[Array, "batch d_model"]) -> Float[Array, "batch 2"]:
     """Float32 logits of (follows, does not) for pairs of texts. Source: Devlin et al. 2019, section 3.1, task 2."""
-    return linear(P.cast(params["next_sentence"], pooled.dtype), pooled[:, None])[:, 0].astype(jnp.float32)
+    return linear(P.cast(params["next_sentence"], pooled.dtype.name), pooled[:, None])[:, 0].astype(jnp.float32)
 
 
 def classify(

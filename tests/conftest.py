@@ -5,6 +5,7 @@ from pathlib import Path
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 
+import jax
 import pytest
 from jaxtyping import install_import_hook
 
@@ -19,3 +20,10 @@ def shared_data() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"no real data: {SHARED} is missing")
     return SHARED
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_programs_of_other_modules():
+    """Each compiled program holds memory maps, of which Linux gives a process 65,530: a long run would crash."""
+    yield
+    jax.clear_caches()
