@@ -62,6 +62,7 @@ def encode(
     """
     check_tokens("tokens", tokens, cfg)
     if segments is not None:
+        require(cfg.n_segments > 0, "segments", "an array", "None, as model.n_segments=0")
         check_ids("segments", segments, cfg.n_segments)
     return encoder(P.cast(params, cfg.dtype), tokens, cfg, mask=mask, segments=segments, key=key).x
 
@@ -93,22 +94,34 @@ def apply(
 def pool(
     states: Float[Array, "batch time d_model"], mask: Bool[Array, "batch time"] | None, how: Pooling
 ) -> Float[Array, "batch d_model"]:
-    """One vector a text: the mean or largest of its real tokens' states, or the first token's ("cls").
+    """One vector a text: the mean or largest of its real tokens' states, or the first of them ("cls").
 
     Source: Reimers and Gurevych 2019, "Sentence-BERT", section 3.
     """
     require(how in ("mean", "cls", "max"), "how", how, "one of mean, cls, max")
     if how == "cls":
-        return states[:, 0]
+        return _first(states, mask)
     real = jnp.ones((*states.shape[:2], 1), bool) if mask is None else mask[..., None]
     if how == "max":
         return jnp.where(real, states, -jnp.inf).max(1)
     return jnp.where(real, states, 0).sum(1) / jnp.maximum(real.sum(1), 1)
 
 
-def pooled(params: dict, states: Float[Array, "batch time d_model"]) -> Float[Array, "batch d_model"]:
-    """tanh(dense(the first token's state)), which pair and text heads read, as in the reference implementation."""
-    return jnp.tanh(linear(P.cast(params["pooler"], states.dtype.name), states[:, :1]))[:, 0]
+def _first(
+    states: Float[Array, "batch time d_model"], mask: Bool[Array, "batch time"] | None
+) -> Float[Array, "batch d_model"]:
+    """The state of each text's first real token."""
+    if mask is None:
+        return states[:, 0]
+    return jnp.take_along_axis(states, mask.argmax(1)[:, None, None], 1)[:, 0]
+
+
+def pooled(
+    params: dict, states: Float[Array, "batch time d_model"], mask: Bool[Array, "batch time"] | None = None
+) -> Float[Array, "batch d_model"]:
+    """tanh(dense(the first real token's state)), which pair and text heads read, as in the reference implementation."""
+    first = _first(states, mask)[:, None]
+    return jnp.tanh(linear(P.cast(params["pooler"], states.dtype.name), first))[:, 0]
 
 
 def next_sentence(params: dict, pooled: Float[Array, "batch d_model"]) -> Float[Array, "batch 2"]:
@@ -132,7 +145,7 @@ def classify(
     require("classifier" in params, "model.head", cfg.head, "sequence or token, to classify")
     keys = (None, None) if key is None else tuple(jax.random.split(key))
     states = encode(params, tokens, cfg, mask=mask, segments=segments, key=keys[0])
-    x = pooled(params, states)[:, None] if cfg.head == "sequence" else states
+    x = pooled(params, states, mask)[:, None] if cfg.head == "sequence" else states
     logits = linear(P.cast(params["classifier"], cfg.dtype), dropout(x, cfg.dropout, keys[1])).astype(jnp.float32)
     return logits[:, 0] if cfg.head == "sequence" else logits
 
@@ -149,11 +162,14 @@ def loss(
     For head = sequence and token "labels", Int[batch] or Int[batch time], and "weights" alike (absent: 1).
     Raises ValueError for any other name in the batch, and for ids, places or labels outside their range, as `encode`.
     """
+    require(cfg.head != "none", "model.head", cfg.head, "one that has a loss")
     masked = cfg.head in ("lm", "pretraining")
-    names = ("positions", "targets", "next_sentence") if masked else ("labels",)
-    known = ("inputs", "mask", "segments", "weights", *names)
+    needed = ("inputs", "positions", "targets") if masked else ("inputs", "labels")
+    known = (*needed, "mask", "segments", "weights", *(["next_sentence"] if cfg.head == "pretraining" else []))
     for name in batch:
         require(name in known, "batch", name, nearest(name, known))
+    for name in needed:
+        require(name in batch, "batch", sorted(batch), f"{name} too")
     inputs = {name: batch.get(name) for name in ("mask", "segments")}
     if not masked:
         check_ids("labels", batch["labels"], cfg.n_classes or 0)
@@ -168,7 +184,7 @@ def loss(
     mean, sums = cross_entropy(logits, batch["targets"], _weights(batch, batch["targets"]), cfg.label_smoothing)
     if "next_sentence" in batch:
         check_ids("next_sentence", batch["next_sentence"], 2)
-        judged = next_sentence(params, pooled(params, states))
+        judged = next_sentence(params, pooled(params, states, inputs["mask"]))
         labels = batch["next_sentence"]
         more, judged_sums = cross_entropy(judged, labels, jnp.ones(labels.shape), 0.0)
         mean += more

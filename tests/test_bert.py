@@ -264,9 +264,7 @@ def test_pooling_reads_real_tokens_alone():
         )
 
 
-@pytest.mark.parametrize(
-    ("how", "side"), [("mean", "left"), ("mean", "right"), ("max", "left"), ("max", "right"), ("cls", "right")]
-)
+@pytest.mark.parametrize(("how", "side"), [(how, side) for how in ("mean", "max", "cls") for side in ("left", "right")])
 def test_pooling_a_padded_text_is_that_of_the_text(how, side):
     params, tokens = draw(bert.declare(SMALL)), draw_tokens(SMALL, 2, 9)
     real = slice(0, 7) if side == "right" else slice(2, 9)
@@ -329,6 +327,7 @@ def test_low_precision_logits_and_gradients_are_float32_and_near(head, dtype):
         ({"positions": jnp.full((4, 3), 11)}, r"positions: found the id 11, expected 0\.\.10"),
         ({"next_sentence": jnp.full(4, 2)}, r"next_sentence: found the id 2, expected 0\.\.1"),
         ({"labels": jnp.zeros(4, int)}, r"batch: found 'labels', expected one of "),
+        ({"positions": None}, r"batch: found \['inputs'.*\], expected positions too"),
         ({"weight": jnp.ones((4, 3))}, r"batch: found 'weight', expected one of .* \(nearest: weights\)"),
     ],
 )
@@ -337,7 +336,27 @@ def test_a_mistake_in_a_batch_is_refused_by_name(changes, words):
     if "inputs" in changes:
         del batch["segments"], batch["mask"]
     with pytest.raises(ValueError, match=f"^{words}"):
-        bert.loss(params, batch | changes, PRETRAINING)
+        bert.loss(params, {name: x for name, x in (batch | changes).items() if x is not None}, PRETRAINING)
+
+
+def test_a_loss_that_the_model_has_no_head_for_is_refused():
+    batch = drawn_batch(PRETRAINING)
+    with pytest.raises(ValueError, match="batch: found 'next_sentence', expected one of"):
+        bert.loss(draw(bert.declare(SMALL)), batch, SMALL)
+    bare = replace(SMALL, head="none", n_segments=0)
+    with pytest.raises(ValueError, match=r"model\.head: found 'none', expected one that has a loss"):
+        bert.loss(draw(bert.declare(bare)), batch, bare)
+    with pytest.raises(ValueError, match=r"segments: found 'an array', expected None, as model\.n_segments=0"):
+        bert.encode(draw(bert.declare(bare)), batch["inputs"], bare, segments=batch["segments"])
+
+
+def test_a_padded_text_is_classified_as_it_is_alone_with_padding_on_either_side():
+    cfg = CONFIGS["sequence"]
+    params, tokens = draw(bert.declare(cfg)), draw_tokens(cfg, 2, 9)
+    for real in (slice(0, 7), slice(2, 9)):
+        mask = jnp.ones((2, 9), bool).at[1].set(False).at[1, real].set(True)
+        found = classify(params, tokens, cfg, mask=mask)[1]
+        np.testing.assert_allclose(found, classify(params, tokens[1:, real], cfg)[0], atol=1e-5)
 
 
 def test_a_label_outside_the_classes_is_refused():

@@ -22,6 +22,8 @@ KINDS = {
     for scheme, cfg in SCHEMES.items()
     for norm in ("pre", "post")
 }
+DEFAULT = ("learned post", "sinusoidal pre", "rotary pre", "relative post")  # the rest compile as long again
+SOME = [pytest.param(kind, marks=() if kind in DEFAULT else pytest.mark.slow) for kind in KINDS]
 PRE, POST = KINDS["learned pre"], KINDS["relative post"]
 LENGTHS = np.array([4, 13, 1, 9])
 MASK = jnp.array(np.arange(13) < LENGTHS[:, None])
@@ -97,7 +99,7 @@ def test_a_block_is_torch_s_layer(side, activation, norm_position):
     check_layer(f"{side}/{norm_position} {activation}", run)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SOME)
 @pytest.mark.parametrize("window", [None, 4])
 def test_states_are_the_formulas_of_each_row_without_its_padding(kind, window):
     cfg = replace(KINDS[kind], window=window)
@@ -123,7 +125,7 @@ def test_without_segments_all_tokens_are_of_the_first():
     assert jnp.abs(wanted - encode(params, tokens, PRE, mask=MASK, segments=segments)).max() > 1e-2
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SOME)
 def test_what_stands_at_padding_changes_no_bit(kind):
     cfg = KINDS[kind]
     params, (tokens, segments), (others, other_segments) = (
@@ -135,7 +137,7 @@ def test_what_stands_at_padding_changes_no_bit(kind):
     np.testing.assert_array_equal(first[MASK], second[MASK])
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SOME)
 def test_a_text_has_the_same_states_alone_and_in_any_batch_with_padding_anywhere(kind):
     cfg = KINDS[kind]
     params, (tokens, segments) = draw(bert.declare(cfg)), drawn_inputs(cfg)
@@ -150,7 +152,7 @@ def test_a_text_has_the_same_states_alone_and_in_any_batch_with_padding_anywhere
     np.testing.assert_allclose(shifted[left[0]], together[MASK], atol=1e-6 * scale)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SOME)
 @pytest.mark.parametrize("window", [None, 3])
 def test_a_state_has_a_gradient_from_every_real_token_within_the_window_on_both_sides(kind, window):
     cfg = replace(KINDS[kind], n_layers=1, window=window)

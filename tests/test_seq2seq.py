@@ -24,6 +24,8 @@ KINDS = {
     for scheme, cfg in SCHEMES.items()
     for norm in ("pre", "post")
 }
+DEFAULT = ("learned post", "sinusoidal pre", "rotary pre", "relative post")  # the rest compile as long again
+SOME = [pytest.param(kind, marks=() if kind in DEFAULT else pytest.mark.slow) for kind in KINDS]
 SMALL = replace(TINY, architecture="encoder-decoder", n_layers=1, norm_position="post")
 ROTARY, RELATIVE = (replace(KINDS[f"{x} post"], n_layers=1) for x in ("rotary", "relative"))
 SOURCES, TARGETS = np.array([11, 1, 5, 8]), np.array([3, 7, 9, 1])
@@ -114,7 +116,7 @@ def test_logits_loss_and_gradients_are_transformers_own(family, record_property)
     assert max(errors.values()) < 1e-5, errors
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SOME)
 @pytest.mark.parametrize("window", [None, 4])
 def test_logits_are_the_formulas_of_each_row_without_its_padding(kind, window):
     cfg = replace(KINDS[kind], window=window)
@@ -146,7 +148,7 @@ def test_parameter_counts_are_those_of_2017(size, d_model, printed):
     assert P.count(seq2seq.declare(deeper)) - found == 6 * (12 * d_model**2 + 13 * d_model)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SOME)
 def test_what_stands_at_padding_changes_no_bit(kind):
     cfg = KINDS[kind]
     params, pairs, others = draw(seq2seq.declare(cfg)), drawn_pairs(cfg), drawn_pairs(cfg, seed=5)
@@ -169,7 +171,7 @@ def test_padding_of_a_batch_changes_neither_its_loss_nor_gradients():
     jax.tree.map(agree, *(loss_and_grads(params, b, SMALL) for b in (batch, changed)))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SOME)
 def test_a_pair_has_the_same_logits_alone_and_in_any_batch_with_padding_anywhere(kind):
     cfg = KINDS[kind]
     params, (source, target) = draw(seq2seq.declare(cfg)), drawn_pairs(cfg)
@@ -187,7 +189,7 @@ def test_a_pair_has_the_same_logits_alone_and_in_any_batch_with_padding_anywhere
     np.testing.assert_allclose(shifted[masks["target_mask"]], together[TARGET_MASK], atol=1e-6 * scale)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SOME)
 def test_a_logit_has_a_gradient_from_all_of_the_source_and_from_no_later_target(kind):
     cfg = replace(KINDS[kind], n_layers=1, vocab_size=14, tie_embeddings=False)
     params = draw(seq2seq.declare(cfg))
@@ -204,7 +206,7 @@ def test_a_logit_has_a_gradient_from_all_of_the_source_and_from_no_later_target(
     np.testing.assert_array_equal(reached[:, 7:], np.tri(7, dtype=bool))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SOME)
 @pytest.mark.parametrize("sizes", [[1] * 9, [4, 1, 4]], ids=["one by one", "pieces"])
 def test_cached_decode_is_the_full_forward(kind, sizes):
     cfg = KINDS[kind]
