@@ -25,5 +25,5 @@ config = TrainConfig(
     ),
     data=DataConfig(path="python", tokenizer="wordpiece", vocab_size=8000, sampling="epochs"),
     optimizer=OptimizerConfig(learning_rate=2e-3, min_learning_rate=2e-5, warmup_steps=200, beta2=0.98),
-    train=LoopConfig(steps=3000, batch_size=64, eval_every=250, eval_batches=20, final_eval_batches=100),
+    train=LoopConfig(steps=2400, batch_size=64, eval_every=200, eval_batches=20, final_eval_batches=100),
 )

@@ -85,7 +85,7 @@ class Translate:
     """What to translate."""
     beam: int = 4
     """Hypotheses to keep; 1 takes the likeliest token each time, or draws."""
-    length_penalty: float = 0.6
+    length_penalty: float = 1.0
     """Above 0: prefer longer translations of a beam."""
     max_new_tokens: int | None = None
     """Most tokens of a translation (None: by the length of its text)."""

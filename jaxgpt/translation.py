@@ -23,7 +23,7 @@ def translate(
     texts: str | Sequence[str],
     *,
     beam: int = 4,
-    length_penalty: float | int = 0.6,
+    length_penalty: float | int = 1.0,
     early_stopping: bool = False,
     max_new_tokens: int | None = None,
     temperature: float | int = 0.0,
@@ -79,7 +79,7 @@ def translate_tokens(
     start: int,
     end: int,
     beam: int = 4,
-    length_penalty: float | int = 0.6,
+    length_penalty: float | int = 1.0,
     early_stopping: bool = False,
     max_new_tokens: int | None = None,
     sampler: Sampler = Sampler(),  # noqa: B008

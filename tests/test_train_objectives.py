@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 from test_multiprocess import Pair
-from test_train import Runner, losses, newest_step
+from test_train import Runner, losses
 
 NOUNS = {"hund": "dog", "katze": "cat", "vogel": "bird", "fisch": "fish", "wolf": "wolf", "kuh": "cow"}
 VERBS = {"sieht": "sees", "jagt": "hunts", "liebt": "loves", "sucht": "seeks"}
@@ -18,13 +18,16 @@ TRANSLATION = {
     "objective": "seq2seq",
     "model.architecture": "encoder-decoder",
     "model.label_smoothing": 0.1,
+    "model.init_std": 0.15,
+    "model.dropout": 0.0,
     "data.tokenizer": "bpe",
     "data.vocab_size": 300,
     "data.buckets": 2,
     "data.run_length": 5,
     "optimizer.schedule": "inverse_sqrt",
+    "optimizer.warmup_steps": 40,
     "train.batch_size": 16,
-    "train.steps": 120,
+    "train.steps": 80,
     "train.eval_every": 40,
     "train.save_every": 20,
     "train.steps_per_dispatch": 5,
@@ -91,10 +94,10 @@ def rows_of(run):
 def test_a_translator_learns_and_says_how_well(translator):
     run, _, stdout = translator
     evaluated = [row for row in rows_of(run) if "val_loss" in row]
-    assert [row["step"] for row in evaluated] == [0, 40, 80, 120]
+    assert [row["step"] for row in evaluated] == [0, 40, 80]
     assert all({"val_bleu", "val_accuracy", "val_perplexity"} <= set(row) for row in evaluated)
     assert evaluated[-1]["val_loss"] < evaluated[0]["val_loss"] - 2
-    assert evaluated[-1]["val_bleu"] > evaluated[0]["val_bleu"] + 10
+    assert evaluated[-1]["val_bleu"] > evaluated[0]["val_bleu"] + 30
     assert re.search(r"data: \d+% of the batches is padding", stdout)
     assert "--- BLEU: nrefs:1|case:mixed" in stdout
     assert stdout.count("reference  ") == 4
@@ -105,14 +108,13 @@ def test_its_run_goes_on_to_the_same_numbers(runner, translator):
     run, fields, _ = translator
     again = runner.folder / "again"
     subprocess.run(["cp", "-r", str(run), str(again)], check=True)
-    for step in (100, 120):
-        subprocess.run(["rm", "-rf", str(again / "checkpoints" / str(step))], check=True)
-    stdout = runner.finish("again", **fields)
-    assert f"resuming from step {newest_step(run) - 40}" in stdout or "resuming from step 80" in stdout
+    subprocess.run(["rm", "-r", str(again / "checkpoints" / "80")], check=True)
+    assert "resuming from step 60\n" in runner.finish("again", **fields)
     assert losses(again) == losses(run)
     assert rows_of(again)[-1]["val_bleu"] == rows_of(run)[-1]["val_bleu"]
 
 
+@pytest.mark.slow
 def test_it_learns_the_same_on_four_devices_and_in_bfloat16(runner, translator):
     _, fields, _ = translator
     short = {"train.steps": 20, "train.eval_every": 10}

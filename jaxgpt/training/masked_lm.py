@@ -39,6 +39,7 @@ class MaskedLM(Task):
         }
         self._size, self._masking, self._validation = loop.eval_batches, masking, dataset.validation
         counts = np.bincount(dataset.train, minlength=len(masking.special))
+        self._told = ""
         self._most_common = int(np.where(masking.special, 0, counts).argmax())
 
     def evaluation(self, n: int) -> Iterator[Block]:
@@ -51,11 +52,14 @@ class MaskedLM(Task):
 
         val_unigram_accuracy: that share where every guess is the training part's most common token.
         """
-        loss = sums["nats"] / sums["weight"]
+        loss, accuracy = sums["nats"] / sums["weight"], sums["correct"] / sums["weight"]
+        self._told = (
+            f" {accuracy:.1%} of masked tokens guessed, {self._unigram_accuracy:.1%} by the most common one alone"
+        )
         return {
             "val_loss": loss,
             "val_perplexity": math.exp(min(loss, 700.0)),  # beyond, exp overflows
-            "val_accuracy": sums["correct"] / sums["weight"],
+            "val_accuracy": accuracy,
             "val_unigram_accuracy": self._unigram_accuracy,
         }
 
@@ -78,7 +82,7 @@ class MaskedLM(Task):
             guesses = "  ".join(f"{decode([guess])} {share:.0%}" for share, guess in zip(*best, strict=True))
             after = after[after != self._masking.sep]
             lines += [f"... {decode(before)} {mask} {decode(after)} ...", f"    {decode([token])};  {guesses}"]
-        return "\n".join([*lines, "---"])
+        return "\n".join([*lines, f"---{self._told}"])
 
     def _blanks(self, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Rows of the validation part with one token masked each, where, and which it was: words of one token."""

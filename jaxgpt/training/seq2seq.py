@@ -72,7 +72,8 @@ class Translation(Task):
 
     def _translate(self, params: Any, cfg: ModelConfig, sources: list[np.ndarray], beam: int) -> list[str]:
         end = self.tokenizer.end_of_text
-        targets = translate_tokens(params, sources, cfg, start=end, end=end, beam=beam, ids=self.tokenizer.ids)
+        rows = [source.tolist() for source in sources]
+        targets = translate_tokens(params, rows, cfg, start=end, end=end, beam=beam, ids=self.tokenizer.ids)
         return [self._text(target) for target in targets]
 
     def _text(self, tokens: list[int] | np.ndarray) -> str:

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from tiny import TINY, draw
@@ -62,7 +63,7 @@ def test_an_evaluation_adds_up_the_targets_of_all_its_batches(masked):
     nats = weight = 0.0
     for block in task.evaluation(config.train.eval_batches):
         for i in range(len(block["inputs"])):
-            _, sums = bert.loss(params, {name: rows[i] for name, rows in block.items()}, config.model)
+            _, sums = bert.loss(params, {name: jnp.array(rows[i]) for name, rows in block.items()}, config.model)
             nats, weight = nats + float(sums["nats"]), weight + float(sums["weight"])
     assert weight == config.train.eval_batches * 4 * round(0.15 * 17)
     assert found["val_loss"] == pytest.approx(nats / weight, rel=1e-5)
@@ -85,7 +86,7 @@ def test_a_translator_is_ranked_by_bleu_and_evaluated_on_every_pair(pairs):
     config, task = pairs
     assert task.rank({"val_loss": 1.0, "val_bleu": 30.0}) < task.rank({"val_loss": 0.5, "val_bleu": 29.0})
     blocks = list(task.evaluation(1))
-    held_out = round(48 * config.data.validation_fraction)
+    held_out = int(48 * config.data.validation_fraction)
     ends = sum((block["targets"] == task.tokenizer.end_of_text)[block["weights"] > 0].sum() for block in blocks)
     assert ends == held_out
     told = task.metrics({"nats": 30.0, "correct": 5.0, "weight": 20.0})
