@@ -3,7 +3,8 @@
     python train.py configs/bert_tiny.py [--data.path FILE_OR_FOLDER]
 
 Uncased WordPiece of 8,000 tokens, trained on the spot (needs the `tokenizers` extra). Like BERT but for rotary
-positions and norms before the sublayers, which learn faster.
+positions and norms before the sublayers. 2,400 steps of 4,096 tokens: 10 minutes on 2 CPU cores; on 15 MB of English
+30.5 % of masked tokens of held-out text are guessed, 3.5 % by the most common token alone.
 """
 
 from jaxgpt.config import ModelConfig
