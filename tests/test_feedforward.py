@@ -135,7 +135,12 @@ def test_dropout_zeroes_a_share_and_keeps_the_mean():
     dropped = dropout(x, 0.3, jax.random.key(0))
     assert float((dropped == 0).mean()) == pytest.approx(0.3, abs=0.01)  # 5 standard deviations
     assert float(dropped.mean()) == pytest.approx(3.0, rel=0.02)
-    np.testing.assert_allclose(np.unique(dropped), [0, 3 / 0.7], rtol=1e-6)
+    shown = round(0.7 * 2**16) / 2**16  # the share that 16 bits can show
+    np.testing.assert_allclose(np.unique(dropped), [0, 3 / shown], rtol=1e-6)
+    odd = jnp.full((4, 2, 3), 3.0)  # half of the last draw is left over
+    assert dropout(odd, 0.3, jax.random.key(0)).shape == odd.shape
+    for half in (dropped[:, ::2], dropped[:, 1::2]):  # each the half of a 32-bit draw
+        assert float((half == 0).mean()) == pytest.approx(0.3, abs=0.015)
     assert (dropout(x, 0.3, jax.random.key(1)) != dropped).any()
     assert dropout(x.astype("bfloat16"), 0.3, jax.random.key(0)).dtype == "bfloat16"
 

@@ -232,7 +232,7 @@ def test_translate_answers_batch_by_batch(monkeypatch, terminal, answers):
     monkeypatch.setattr(sys, "stdin", watched)
     __main__.main()
     assert [text for text in watched.before if text] == answers
-    defaults = {"length_penalty": 0.6, "max_new_tokens": None, "temperature": 0.0, "seed": 0}
+    defaults = {"length_penalty": 1.0, "max_new_tokens": None, "temperature": 0.0, "seed": 0}
     assert calls[0] == ([], {"beam": 3, "batch_size": 2} | defaults)
     assert [text.strip() for texts, _ in calls for text in texts] == ["a", "b", "c"]
 
