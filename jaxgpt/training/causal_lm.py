@@ -100,4 +100,4 @@ def _open(config: TrainConfig, cache: Path) -> CausalLM:
     return CausalLM(config, data.prepare(config.data, cache))
 
 
-OBJECTIVE = Objective("decoder", gpt.declare, gpt.loss, _open)
+OBJECTIVE = Objective("decoder", gpt.declare, gpt.loss, _open, data.check)

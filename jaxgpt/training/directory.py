@@ -7,9 +7,10 @@ from pathlib import Path
 
 import jax
 
-from jaxgpt import data, tokenizers
+from jaxgpt import tokenizers
 from jaxgpt.tokenizers import Tokenizer
 from jaxgpt.training.config import TrainConfig, differences, from_json, to_json
+from jaxgpt.training.objectives import find
 
 CONFIG_FILE = "train_config.json"
 CHECKPOINTS = "checkpoints"
@@ -57,7 +58,7 @@ def claim(config: TrainConfig, log: Callable[[str], None] = print) -> Path:
         raise ValueError(f"out: found the file {folder}, expected a folder or a new name")
     if not config.resume:
         if (folder / CONFIG_FILE).is_file() or has_checkpoint(folder):
-            data.check(config.data)  # an old run makes way only for one that can begin
+            find(config.objective).look(config.data)  # an old run makes way only for one that can begin
             aside = next(p for i in range(1, 10**6) if not (p := folder.with_name(f"{folder.name}.{i}")).exists())
             folder.rename(aside)
             log(f"out: moved the run in {folder} to {aside}")

@@ -116,4 +116,4 @@ def _open(config: TrainConfig, cache: Path) -> MaskedLM:
     return MaskedLM(config, data.prepare(config.data, cache))
 
 
-OBJECTIVE = Objective("encoder", bert.declare, bert.loss, _open)
+OBJECTIVE = Objective("encoder", bert.declare, bert.loss, _open, data.check)

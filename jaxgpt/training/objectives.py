@@ -9,6 +9,7 @@ from typing import Any
 
 from jaxgpt.checks import nearest, require
 from jaxgpt.config import ModelConfig
+from jaxgpt.data import DataConfig
 from jaxgpt.data.batches import Batches, Block
 from jaxgpt.tokenizers import Tokenizer
 from jaxgpt.training.config import TrainConfig
@@ -70,6 +71,9 @@ class Objective:
     open: Callable[[TrainConfig, Path], Task]
     """open(config, cache) -> the task, from the folder `cache` if it is there, whole and up to date, else built there.
     Raises FileNotFoundError or ValueError for data that can't be used."""
+
+    look: Callable[[DataConfig], None]
+    """Raises what `open` would for the files and the tokenizer that are named, having only looked for them."""
 
     def check(self, config: TrainConfig) -> None:
         """Raise ValueError where the config's model is of another architecture."""

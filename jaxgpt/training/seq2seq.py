@@ -87,4 +87,4 @@ def _open(config: TrainConfig, cache: Path) -> Translation:
     return Translation(config, data.prepare_pairs(config.data, cache))
 
 
-OBJECTIVE = Objective("encoder-decoder", seq2seq.declare, seq2seq.loss, _open)
+OBJECTIVE = Objective("encoder-decoder", seq2seq.declare, seq2seq.loss, _open, data.check_pairs)

@@ -5,6 +5,7 @@ import jax
 import pytest
 
 from jaxgpt.config import ModelConfig
+from jaxgpt.data import DataConfig
 from jaxgpt.tokenizers import CharTokenizer
 from jaxgpt.training import directory
 from jaxgpt.training.config import LoopConfig, TrainConfig
@@ -88,6 +89,19 @@ def test_no_run_makes_way_for_one_that_cannot_begin(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"data\.path: found /nowhere"):
         directory.claim(replace(config, data=replace(config.data, path="/nowhere")))
     assert (tmp_path / "run" / "note").read_text() == "first"
+
+
+def test_a_run_of_pairs_makes_way_where_both_files_are_there(tmp_path):
+    (tmp_path / "text.de").write_text("ja\n")
+    named = DataConfig(path=str(tmp_path / "text"), source="de", target="en")
+    config = config_of(tmp_path / "run", objective="seq2seq", data=named, resume=False)
+    (started(config_of(tmp_path / "run")) / "note").write_text("first")
+    with pytest.raises(FileNotFoundError, match=r"data\.path: .*text"):
+        directory.claim(config)
+    assert (tmp_path / "run" / "note").read_text() == "first"
+    (tmp_path / "text.en").write_text("yes\n")
+    directory.claim(config)
+    assert (tmp_path / "run.1" / "note").read_text() == "first"
 
 
 def test_a_file_in_the_way_is_refused(tmp_path):
