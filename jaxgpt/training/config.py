@@ -107,6 +107,12 @@ class LoopConfig:
         require(self.batch_size % self.accumulation == 0, "train.accumulation", self.accumulation, expected)
 
 
+# Settings of the data that not every objective reads, and those that do.
+READERS = {name: ("causal_lm", "masked_lm") for name in ("sampling", "stride")}
+READERS |= {name: ("masked_lm",) for name in ("mask_rate", "whole_word")}
+READERS |= {name: ("seq2seq",) for name in ("source", "target", "run_length", "buckets")}
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """Everything a run depends on."""
@@ -132,6 +138,10 @@ class TrainConfig:
 
     def __post_init__(self):
         check_types(self)
+        for name, readers in READERS.items():
+            found, default = getattr(self.data, name), getattr(DataConfig, name)
+            expected = f"{default!r}, as objective={self.objective!r} does not read it"
+            require(self.objective in readers or found == default, f"data.{name}", found, expected)
         rows, parts = self.train.batch_size // self.train.accumulation, self.mesh.data * self.mesh.fsdp
         expected = f"a multiple of mesh.data x mesh.fsdp = {parts} in each of the {self.train.accumulation} parts"
         require(rows % parts == 0, "train.batch_size", self.train.batch_size, expected)
