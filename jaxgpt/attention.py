@@ -180,7 +180,9 @@ class KVCache:
         def zeros():
             return tuple(jnp.zeros(shape, cfg.dtype) for _ in range(cfg.n_layers))
 
-        return cls(zeros(), zeros(), jnp.full((batch, slots), -1), jnp.array(0))
+        nowhere = jnp.full((batch, slots), -1, jnp.int32)
+        # Typed: a weak type would make a loop over tokens compile once more when its cache comes back.
+        return cls(zeros(), zeros(), nowhere, jnp.array(0, jnp.int32))
 
     def extend(self, mask: Bool[Array, "batch time"]) -> tuple["KVCache", Int[Array, "batch time"]]:
         """Give the next `time` slots their positions: real tokens (mask True) count on from each row's last."""

@@ -60,6 +60,7 @@ def encode(
     outside its table.
     Source: Devlin et al. 2019, section 3.
     """
+    require(cfg.architecture == "encoder", "model.architecture", cfg.architecture, "encoder, for bert")
     check_tokens("tokens", tokens, cfg)
     if segments is not None:
         require(cfg.n_segments > 0, "segments", "an array", "None, as model.n_segments=0")

@@ -49,7 +49,8 @@ class ModelConfig:
     relative_max_distance: int | None = None
     """Distance from which all share the last bucket (None: 128). Only for position = relative."""
     window: int | None = None
-    """Sliding window: a query sees itself and the window - 1 tokens before it (None: all)."""
+    """Sliding window: a query sees itself and the window - 1 tokens before it and, in an encoder, after it (None: all).
+    Cross-attention sees all of the source."""
     n_segments: int = 0
     """Rows of a table of segment embeddings: 2 for BERT's pairs of texts, 0 for none. Only in an encoder."""
     embedding_norm: bool = False

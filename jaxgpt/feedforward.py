@@ -110,7 +110,7 @@ def dropout(x: Float[Array, "*shape"], rate: float, key: Key[Array, ""] | None) 
     if key is None or rate == 0:
         return x
     # 16 random bits an element: a draw of 32 each takes three times as long, as long as a layer's products on a CPU.
-    shown = round((1 - rate) * (1 << 16))
+    shown = max(1, round((1 - rate) * (1 << 16)))
     bits = jax.random.bits(key, (*x.shape[:-1], -(-x.shape[-1] // 2)))
     bits = jax.lax.bitcast_convert_type(bits, jnp.uint16).reshape(*x.shape[:-1], -1)[..., : x.shape[-1]]
-    return jnp.where(bits < shown, x * ((1 << 16) / shown), 0).astype(x.dtype)
+    return jnp.where(bits.astype(jnp.int32) < shown, x * ((1 << 16) / shown), 0).astype(x.dtype)

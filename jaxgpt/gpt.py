@@ -36,6 +36,7 @@ def hidden(
     key: Key[Array, ""] | None = None,
 ) -> tuple[Float[Array, "batch time d_model"], KVCache | None]:
     """The decoder's output before the head; arguments as in `apply`."""
+    require(cfg.architecture == "decoder", "model.architecture", cfg.architecture, "decoder, for gpt")
     params = P.cast(params, cfg.dtype)
     out = decoder(params, tokens, cfg, mask=mask, segments=segments, cache=cache, tree=tree, key=key)
     return out.x, out.cache

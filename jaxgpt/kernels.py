@@ -49,6 +49,8 @@ def _obstacle(kernel: str, query, mask, plain: bool) -> str | None:
     if kernel == "cudnn":
         if mask.query_segments is not None:
             return "rows are padded or packed"
+        if mask.window is not None and not mask.causal:
+            return "a window reaches both ways"
         if query.dtype not in (jnp.bfloat16, jnp.float16):
             return f"dtype is {query.dtype}, not bfloat16 or float16"
         if head_dim % 8 or head_dim > 128:
@@ -67,7 +69,7 @@ def cudnn(
     mask,
 ) -> Float[Array, "batch time heads head_dim"]:
     """Self-attention by cuDNN's flash kernel. Source: Dao 2023, "FlashAttention-2", through `jax.nn`."""
-    window = None if mask.window is None else (mask.window - 1, 0 if mask.causal else mask.window - 1)
+    window = None if mask.window is None else (mask.window - 1, 0)
     return jax.nn.dot_product_attention(
         query, key, value, is_causal=mask.causal, local_window_size=window, implementation="cudnn"
     )

@@ -145,5 +145,7 @@ def loss(
 
 
 def _side(params: dict, name: str, cfg: ModelConfig) -> dict:
-    """What one of the two stacks reads, in the dtype of the computation."""
+    """What one of the two stacks reads, in the dtype of the computation. Raises ValueError for another architecture."""
+    expected = "encoder-decoder, for seq2seq"
+    require(cfg.architecture == "encoder-decoder", "model.architecture", cfg.architecture, expected)
     return P.cast({"embedding": params["embedding"]} | params[name], cfg.dtype)

@@ -147,7 +147,8 @@ def stack(
     if cfg.remat == "full":
         train_block = jax.checkpoint(train_block)
 
-    if cfg.scan_layers and cache is None and not weights and not isinstance(layers, tuple):
+    unstacked = isinstance(layers, tuple) or (memory is not None and isinstance(memory.key, tuple))
+    if cfg.scan_layers and cache is None and not weights and not unstacked:
         sources = None if memory is None else (memory.key, memory.value)
         x, _ = jax.lax.scan(lambda x, layer: (train_block(x, *layer), None), x, (layers, sources, keys))
     else:

@@ -1,5 +1,7 @@
 """From text in one language to text in another: an encoder-decoder's targets, by beam search, greedily or drawn."""
 
+import itertools
+import math
 from collections.abc import Iterable, Iterator, Sequence
 
 import jax
@@ -42,6 +44,7 @@ def translate(
     """
     require(model.config.architecture == "encoder-decoder", "model", model.config.architecture, "an encoder-decoder")
     sampler = Sampler(temperature, top_k, top_p, min_p)
+    require(0 <= seed < 2**32, "seed", seed, "an integer from 0, below 2**32")  # JAX would drop the other bits
     many = [texts] if isinstance(texts, str) else list(texts)
     end = end_token(model.tokenizer)
     sources = [[*model.tokenizer.encode(text), end] for text in many]
@@ -92,12 +95,9 @@ def translate_tokens(
     start: what every target begins with, not returned. ids: those that may be chosen (None: all below vocab_size).
     The other arguments and errors are those of `translate`; key: of the draws (None: key(0)).
     """
-    _check(sources, cfg, beam, length_penalty, max_new_tokens, sampler, batch_size)
-    known = (
-        jnp.zeros(cfg.vocab_size, bool)
-        .at[np.array(range(cfg.vocab_size) if ids is None else list(ids))]
-        .set(True, mode="drop")
-    )
+    ids = list(range(cfg.vocab_size) if ids is None else ids)
+    _check(sources, (start, end, *ids), cfg, beam, length_penalty, max_new_tokens, sampler, batch_size)
+    known = jnp.zeros(cfg.vocab_size, bool).at[np.array(ids, int)].set(True)
     key = jax.random.key(0) if key is None else key
     params = prepare(params, cfg)
     targets: list[list[int]] = [[] for _ in sources]
@@ -162,6 +162,7 @@ def _bucket(n: int, cfg: ModelConfig) -> int:
 
 def _check(
     sources: Sequence[Sequence[int]],
+    ids: Sequence[int],
     cfg: ModelConfig,
     beam: int,
     length_penalty: float | int,
@@ -170,14 +171,18 @@ def _check(
     batch_size: int,
 ) -> None:
     require(beam >= 1, "beam", beam, "a positive integer")
-    require(length_penalty >= 0, "length_penalty", length_penalty, "a number of at least 0")
+    require(0 <= length_penalty < math.inf, "length_penalty", length_penalty, "a number of at least 0")
     require(max_new_tokens is None or max_new_tokens >= 1, "max_new_tokens", max_new_tokens, "a positive integer")
     require(beam == 1 or sampler.temperature == 0, "beam", beam, "1 where temperature is above 0")
+    penalty = sampler.repetition_penalty
+    require(penalty is None, "repetition_penalty", penalty, "None: translations are drawn without")
     require(batch_size >= 1, "batch_size", batch_size, "a positive integer")
     for i, source in enumerate(sources):
         require(len(source) > 1, f"text {i}", "no tokens", "something to translate")
         most = cfg.context_length
         require(len(source) <= most, f"text {i}", len(source), f"at most {most} tokens, the end's among them")
+    for token in itertools.chain(ids, *sources):
+        require(0 <= token < cfg.vocab_size, "token id", token, f"0..{cfg.vocab_size - 1}")
 
 
 def bleu(translations: Sequence[str], references: Sequence[str]) -> tuple[float, str]:

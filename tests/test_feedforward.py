@@ -137,6 +137,8 @@ def test_dropout_zeroes_a_share_and_keeps_the_mean():
     assert float(dropped.mean()) == pytest.approx(3.0, rel=0.02)
     shown = round(0.7 * 2**16) / 2**16  # the share that 16 bits can show
     np.testing.assert_allclose(np.unique(dropped), [0, 3 / shown], rtol=1e-6)
+    assert (dropout(x, 1e-6, jax.random.key(0)) == x).all()  # less than 16 bits can show
+    assert jnp.isfinite(dropout(x, 0.9999999, jax.random.key(0))).all()
     odd = jnp.full((4, 2, 3), 3.0)  # half of the last draw is left over
     assert dropout(odd, 0.3, jax.random.key(0)).shape == odd.shape
     for half in (dropped[:, ::2], dropped[:, 1::2]):  # each the half of a 32-bit draw

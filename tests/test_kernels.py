@@ -50,6 +50,7 @@ def chosen(wanted, mask=CAUSAL, time=128, head_dim=8, dtype="float32", plain=Tru
         ("tpu", "auto", {"time": 100}, "blocks"),
         ("tpu", "auto", {"mask": CACHED}, "xla"),
         ("tpu", "auto", {"mask": Mask(causal=False)}, "splash"),
+        ("gpu", "auto", {"dtype": "bfloat16", "mask": Mask(causal=False, window=3)}, "xla"),
         ("gpu", "auto", {"dtype": "bfloat16", "mask": Mask(causal=False)}, "cudnn"),
         ("tpu", "auto", {"mask": PADDED.replace(tree=jnp.ones((1, 128, 128), bool))}, "xla"),
     ],
@@ -192,8 +193,7 @@ def test_prefill_takes_the_fused_kernel(monkeypatch, time, slots, fused):
     assert ("pallas_call" in text) is fused
 
 
-@pytest.mark.parametrize("causal", [True, False])
-@pytest.mark.parametrize("window", [None, 1, 3, 7])
+@pytest.mark.parametrize(("causal", "window"), [(False, None), (True, None), (True, 1), (True, 3), (True, 7)])
 @pytest.mark.parametrize("kv_heads", [4, 2])
 def test_what_cudnn_is_asked_for_is_attend(monkeypatch, causal, window, kv_heads):
     """The call itself, answered by XLA: a wrong width of the window or order of axes shows on any machine."""

@@ -49,6 +49,11 @@ def test_a_text_that_cannot_be_translated_is_refused(model, texts, message):
         translate(model, texts)
 
 
+def test_a_seed_that_jax_would_cut_is_refused(model):
+    with pytest.raises(ValueError, match=r"^seed: found 4294967296, expected an integer from 0, below 2\*\*32$"):
+        translate(model, "ein", seed=2**32)
+
+
 def test_models_that_do_not_translate_are_refused(model):
     with pytest.raises(ValueError, match=r"^model: found 'decoder', expected an encoder-decoder$"):
         translate(Model(TINY, {}, TOKENIZER), "ein")

@@ -108,9 +108,9 @@ class LoopConfig:
 
 
 # Settings of the data that not every objective reads, and those that do.
-READERS = {name: ("causal_lm", "masked_lm") for name in ("sampling", "stride")}
-READERS |= {name: ("masked_lm",) for name in ("mask_rate", "whole_word")}
-READERS |= {name: ("seq2seq",) for name in ("source", "target", "run_length", "buckets")}
+READERS = dict.fromkeys(("sampling", "stride"), ("causal_lm", "masked_lm"))
+READERS |= dict.fromkeys(("mask_rate", "whole_word"), ("masked_lm",))
+READERS |= dict.fromkeys(("source", "target", "run_length", "buckets"), ("seq2seq",))
 
 
 @dataclass(frozen=True)
