@@ -47,7 +47,7 @@ def translate(
     require(0 <= seed < 2**32, "seed", seed, "an integer from 0, below 2**32")  # JAX would drop the other bits
     many = [texts] if isinstance(texts, str) else list(texts)
     end = end_token(model.tokenizer)
-    sources = [[*model.tokenizer.encode(text), end] for text in many]
+    sources = [[*model.tokenizer.encode(text.strip()), end] for text in many]  # as pairs are read
     targets = translate_tokens(
         model.decode_params,
         sources,

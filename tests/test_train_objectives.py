@@ -16,6 +16,7 @@ SHAPE = {"model.d_model": 32, "model.n_heads": 2, "model.n_layers": 1, "model.co
 TRANSLATION = {
     **SHAPE,
     "objective": "seq2seq",
+    "train.sample_tokens": 200,  # of no meaning here: anything else is refused
     "model.architecture": "encoder-decoder",
     "model.label_smoothing": 0.1,
     "model.init_std": 0.15,
@@ -35,6 +36,7 @@ TRANSLATION = {
 MASKED = {
     **SHAPE,
     "objective": "masked_lm",
+    "train.sample_tokens": 200,
     "model.architecture": "encoder",
     "data.tokenizer": "wordpiece",
     "data.vocab_size": 80,
@@ -211,6 +213,10 @@ def test_attention_is_drawn_from_both(runner, translator, masked):
         ({"data.tokenizer": "vocab:nowhere.txt"}, r"data\.tokenizer: .*nowhere\.txt"),
         ({"data.tokenizer": b"the\nand\n"}, r"error: .*\[PAD\].*\[MASK\]"),
         ({"model.context_length": 3000}, r"error: data.*expected at least .*2998"),
+        (
+            {"train.sample_prompt": "a"},
+            r"train\.sample_prompt: found 'a', expected '', as objective='masked_lm'",
+        ),
         ({"model.architecture": "decoder"}, r"model\.architecture: found 'decoder', expected 'encoder'"),
     ],
 )

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from jaxgpt import data, gpt
 from jaxgpt.config import ModelConfig
@@ -14,7 +13,7 @@ from jaxgpt.data.batches import Block
 from jaxgpt.generation import generate_tokens
 from jaxgpt.sampling import Sampler
 from jaxgpt.training.config import TrainConfig
-from jaxgpt.training.objectives import Objective, Task
+from jaxgpt.training.objectives import Objective, Task, check_length
 
 
 class CausalLM(Task):
@@ -22,8 +21,8 @@ class CausalLM(Task):
 
     def __init__(self, config: TrainConfig, dataset: data.Dataset):
         loop, length = config.train, config.model.context_length
-        _check_length(config, dataset.train, "training")
-        _check_length(config, dataset.validation, "validation")
+        check_length(config, dataset.train, "training", 1)
+        check_length(config, dataset.validation, "validation", 1)
         self.tokenizer, self.identity = dataset.tokenizer, dataset.identity
         self.train = data.TrainBatches(
             dataset.train, length, loop.batch_size, loop.seed, config.data.stride, config.data.sampling
@@ -84,16 +83,6 @@ def flops_per_token(cfg: ModelConfig) -> int:
     seen = cfg.context_length / 2 if cfg.window is None else min(cfg.context_length / 2, cfg.window)
     weights = cfg.n_layers * (attention + mlp) + cfg.d_model * cfg.vocab_size
     return int(6 * weights + 12 * cfg.n_layers * cfg.n_heads * cfg.head_width * seen)
-
-
-def _check_length(config: TrainConfig, tokens: np.ndarray, part: str) -> None:
-    shortest = config.model.context_length + 1
-    if len(tokens) < shortest:
-        own = part == "validation" and config.data.validation_path is not None
-        raise ValueError(
-            f"data.{'validation_path' if own else 'path'}: found {len(tokens)} tokens in the {part} part, "
-            f"expected at least model.context_length + 1 = {shortest}"
-        )
 
 
 def _open(config: TrainConfig, cache: Path) -> CausalLM:

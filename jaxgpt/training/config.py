@@ -72,9 +72,9 @@ class LoopConfig:
     eval_every: int = 100
     """Steps between evaluations."""
     eval_batches: int = 20
-    """Batches of an evaluation on the way."""
+    """Batches of an evaluation on the way; of pairs, all are evaluated."""
     final_eval_batches: int = 200
-    """Batches of the evaluation at the end."""
+    """Batches of the evaluation at the end; of pairs, all are evaluated."""
     save_every: int | None = None
     """Steps between checkpoints (None: eval_every)."""
     keep: int = 2
@@ -107,12 +107,6 @@ class LoopConfig:
         require(self.batch_size % self.accumulation == 0, "train.accumulation", self.accumulation, expected)
 
 
-# Settings of the data that not every objective reads, and those that do.
-READERS = dict.fromkeys(("sampling", "stride"), ("causal_lm", "masked_lm"))
-READERS |= dict.fromkeys(("mask_rate", "whole_word"), ("masked_lm",))
-READERS |= dict.fromkeys(("source", "target", "run_length", "buckets"), ("seq2seq",))
-
-
 @dataclass(frozen=True)
 class TrainConfig:
     """Everything a run depends on."""
@@ -138,10 +132,6 @@ class TrainConfig:
 
     def __post_init__(self):
         check_types(self)
-        for name, readers in READERS.items():
-            found, default = getattr(self.data, name), getattr(DataConfig, name)
-            expected = f"{default!r}, as objective={self.objective!r} does not read it"
-            require(self.objective in readers or found == default, f"data.{name}", found, expected)
         rows, parts = self.train.batch_size // self.train.accumulation, self.mesh.data * self.mesh.fsdp
         expected = f"a multiple of mesh.data x mesh.fsdp = {parts} in each of the {self.train.accumulation} parts"
         require(rows % parts == 0, "train.batch_size", self.train.batch_size, expected)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from jaxgpt.checks import nearest, require
 from jaxgpt.config import ModelConfig
 from jaxgpt.data import DataConfig
@@ -20,6 +22,12 @@ MODULES = {
     "masked_lm": "jaxgpt.training.masked_lm",
     "seq2seq": "jaxgpt.training.seq2seq",
 }
+
+# Settings that not every objective reads, and those that do.
+READERS = dict.fromkeys(("data.sampling", "data.stride"), ("causal_lm", "masked_lm"))
+READERS |= dict.fromkeys(("data.mask_rate", "data.whole_word"), ("masked_lm",))
+READERS |= dict.fromkeys(("data.source", "data.target", "data.run_length", "data.buckets"), ("seq2seq",))
+READERS |= dict.fromkeys(("train.sample_prompt", "train.sample_tokens"), ("causal_lm",))
 
 
 class Task(ABC):
@@ -74,12 +82,38 @@ class Objective:
 
     look: Callable[[DataConfig], None]
     """Raises what `open` would for the files and the tokenizer that are named, having only looked for them."""
+    heads: tuple[str, ...] = ("lm",)
+    """The values of ModelConfig.head that have its loss."""
 
     def check(self, config: TrainConfig) -> None:
-        """Raise ValueError where the config's model is of another architecture."""
-        expected = f"{self.architecture!r}, which objective={config.objective!r} trains"
+        """Raise ValueError for a model of another architecture or head, and for a setting that is not read."""
+        which = f"as objective={config.objective!r}"
+        found = config.model.architecture
         require(
-            config.model.architecture == self.architecture, "model.architecture", config.model.architecture, expected
+            found == self.architecture, "model.architecture", found, f"{self.architecture!r}, which {which[3:]} trains"
+        )
+        require(
+            config.model.head in self.heads,
+            "model.head",
+            config.model.head,
+            f"{' or '.join(self.heads)}, {which} trains it",
+        )
+        for name, readers in READERS.items():
+            section, _, field = name.partition(".")
+            values = getattr(config, section)
+            found, default = getattr(values, field), getattr(type(values), field)
+            read = config.objective in readers
+            require(read or found == default, name, found, f"{default!r}, {which} does not read it")
+
+
+def check_length(config: TrainConfig, tokens: np.ndarray, part: str, more: int) -> None:
+    """Raise ValueError where a part of the text has fewer tokens than a window: context_length and `more`."""
+    shortest = config.model.context_length + more
+    if len(tokens) < shortest:
+        own = part == "validation" and config.data.validation_path is not None
+        raise ValueError(
+            f"data.{'validation_path' if own else 'path'}: found {len(tokens)} tokens in the {part} part, "
+            f"expected at least model.context_length {'+' if more > 0 else '-'} {abs(more)} = {shortest}"
         )
 
 

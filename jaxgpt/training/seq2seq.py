@@ -13,6 +13,7 @@ from jaxgpt.checks import require
 from jaxgpt.config import ModelConfig
 from jaxgpt.data import buckets
 from jaxgpt.data.batches import Block
+from jaxgpt.data.pair_files import read_pairs
 from jaxgpt.training.config import TrainConfig
 from jaxgpt.training.objectives import Objective, Task
 from jaxgpt.translation import bleu, translate_tokens
@@ -33,8 +34,7 @@ class Translation(Task):
         )
         print(f"data: {self.train.padding():.0%} of the batches is padding")
         self._loop, self._buckets, self._validation = loop, settings.buckets, dataset.validation
-        self._references = [self._text(dataset.validation.target[i]) for i in range(len(dataset.validation))]
-        self._signature = ""
+        self._references = _references(dataset.validation)
 
     def evaluation(self, n: int) -> Iterator[Block]:
         """All the validation pairs, whatever n: BLEU is of a whole text."""
@@ -53,8 +53,7 @@ class Translation(Task):
         """BLEU of the validation part, translated greedily, or at the end of the run by a beam of 4."""
         source = self._validation.source
         found = self._translate(params, cfg, [source[i] for i in range(len(source))], BEAM if last else 1)
-        score, self._signature = bleu(found, self._references)
-        return {"val_bleu": score}
+        return {"val_bleu": bleu(found, self._references)[0]}
 
     def rank(self, row: dict[str, float]) -> float:
         """By BLEU: translations go on getting better when the loss, too sure of itself, is rising again."""
@@ -68,7 +67,8 @@ class Translation(Task):
         lines = [f"--- translations after {step} steps ---"]
         for i, source, text in zip(chosen, sources, found, strict=True):
             lines += [f"source     {self._text(source)}", f"reference  {self._references[i]}", f"model      {text}", ""]
-        return "\n".join([*lines[:-1], f"--- BLEU: {self._signature}" if self._signature else "---"])
+        signature = bleu(found, [self._references[i] for i in chosen])[1]  # of no score but of how it is counted
+        return "\n".join([*lines[:-1], f"--- BLEU: {signature}"])
 
     def _translate(self, params: Any, cfg: ModelConfig, sources: list[np.ndarray], beam: int) -> list[str]:
         end = self.tokenizer.end_of_text
@@ -81,10 +81,25 @@ class Translation(Task):
         return self.tokenizer.decode(token for token in tokens if token != end)
 
 
+def _references(pairs: data.Pairs) -> list[str]:
+    """The targets as people wrote them: not every tokenizer gives back the text that it was given."""
+    texts = [pair.target for pair in read_pairs(pairs.files)]
+    return [texts[number] for number in pairs.numbers]
+
+
 def _open(config: TrainConfig, cache: Path) -> Translation:
-    expected = "sacrebleu, which measures its validation: pip install 'jaxgpt[translation]'"
-    require(find_spec("sacrebleu") is not None, "objective", config.objective, expected)
+    _require_sacrebleu()
     return Translation(config, data.prepare_pairs(config.data, cache))
 
 
-OBJECTIVE = Objective("encoder-decoder", seq2seq.declare, seq2seq.loss, _open, data.check_pairs)
+def _look(config: data.DataConfig) -> None:
+    _require_sacrebleu()
+    data.check_pairs(config)
+
+
+def _require_sacrebleu() -> None:
+    expected = "sacrebleu, which measures its validation: pip install 'jaxgpt[translation]'"
+    require(find_spec("sacrebleu") is not None, "objective", "seq2seq", expected)
+
+
+OBJECTIVE = Objective("encoder-decoder", seq2seq.declare, seq2seq.loss, _open, _look)

@@ -2,15 +2,18 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from jaxgpt import gpt
 from jaxgpt.config import ModelConfig
+from jaxgpt.data import DataConfig
 from jaxgpt.training import objectives
-from jaxgpt.training.config import TrainConfig
+from jaxgpt.training.config import LoopConfig, TrainConfig, from_json, to_json
 
+PAIRED = ModelConfig(architecture="encoder-decoder")
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -62,3 +65,32 @@ def test_a_task_ranks_by_its_loss_and_knows_no_more_unless_it_says_so():
     assert task.score({}, ModelConfig(), last=True) == {}
     assert task.flops_per_token(ModelConfig()) is None
     task.check(TrainConfig())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"data": DataConfig(whole_word=True)},
+            "data.whole_word: found True, expected False, as obj",
+        ),
+        ({"data": DataConfig(source="de")}, "data.source: found 'de', expected 'source', as objective='causal_lm'"),
+        (
+            {"objective": "seq2seq", "model": PAIRED, "data": DataConfig(stride=3)},
+            "data.stride: found 3, expected None, as objective='seq2seq' does not read it",
+        ),
+        (
+            {"objective": "seq2seq", "model": PAIRED, "train": LoopConfig(sample_prompt="a")},
+            "train.sample_prompt: found 'a', expected '', as objective='seq2seq' does not read it",
+        ),
+        (
+            {"objective": "masked_lm", "model": replace(PAIRED, architecture="encoder", head="none")},
+            "model.head: found 'none', expected lm or pretraining, as objective='masked_lm' trains it",
+        ),
+    ],
+)
+def test_what_an_objective_does_not_train_or_read_is_refused(changes, message):
+    config = replace(TrainConfig(), **changes)
+    with pytest.raises(ValueError, match=f"^{message}"):
+        objectives.find(config.objective).check(config)
+    from_json(to_json(config))  # a saved run is read all the same

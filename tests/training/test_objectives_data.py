@@ -96,7 +96,7 @@ def test_a_translator_is_ranked_by_bleu_and_evaluated_on_every_pair(pairs):
 def test_a_translator_shows_its_sentences_and_how_bleu_was_counted(pairs):
     config, task = pairs
     params = draw(seq2seq.declare(config.model))
-    assert "BLEU" not in task.show(params, config.model, 3)
+    assert task.show(params, config.model, 3) == task.show(params, config.model, 3)
     scored = task.score(params, config.model, last=False)
     assert set(scored) == {"val_bleu"}
     assert 0 <= scored["val_bleu"] < 60
@@ -104,6 +104,21 @@ def test_a_translator_shows_its_sentences_and_how_bleu_was_counted(pairs):
     assert shown.startswith("--- translations after 3 steps ---")
     assert "nrefs:1|case:mixed" in shown.splitlines()[-1]
     assert shown.count("source  ") == shown.count("model  ") == 4
+
+
+def test_references_are_the_files_own_text_whatever_the_tokenizer_makes_of_it(tmp_path):
+    (tmp_path / "pairs.tsv").write_text("".join(f"ein {a}\tA  {a}, Ünd {a}!\n" for a in "uvwxyzabcdefgh"))
+    config = TrainConfig(
+        objective="seq2seq",
+        model=replace(TINY, architecture="encoder-decoder", vocab_size=60, n_layers=1),
+        data=DataConfig(path=str(tmp_path / "pairs.tsv"), tokenizer="wordpiece", vocab_size=60, buckets=2),
+        train=LoopConfig(batch_size=4),
+    )
+    task = objectives.find("seq2seq").open(config, tmp_path / "data")
+    shown = task.show(draw(seq2seq.declare(config.model)), config.model, 0)
+    references = {line.removeprefix("reference  ") for line in shown.splitlines() if line.startswith("reference")}
+    assert references
+    assert all(reference.startswith("A  ") and ", Ünd " in reference for reference in references)
 
 
 def test_sacrebleu_is_asked_for_before_any_work(pairs, monkeypatch, tmp_path):

@@ -159,18 +159,6 @@ def test_every_field_has_a_text_in_the_help(kind):
             lambda: TrainConfig(model=ModelConfig(n_kv_heads=2), mesh=MeshConfig(tensor=4)),
             r"mesh\.tensor: found 4, expected a divisor of model\.n_kv_heads=2",
         ),
-        (
-            lambda: TrainConfig(data=DataConfig(whole_word=True)),
-            r"data\.whole_word: found True, expected False, as objective='causal_lm' does not read it",
-        ),
-        (
-            lambda: TrainConfig(objective="masked_lm", data=DataConfig(source="de")),
-            r"data\.source: found 'de', expected 'source', as objective='masked_lm' does not read it",
-        ),
-        (
-            lambda: TrainConfig(objective="seq2seq", data=DataConfig(stride=3)),
-            r"data\.stride: found 3, expected None, as objective='seq2seq' does not read it",
-        ),
         (lambda: TrainConfig(mesh=MeshConfig(sequence=3)), r"mesh\.sequence: found 3, .* model\.context_length=1024"),
     ],
 )
