@@ -58,8 +58,9 @@ def search(
 
     A hypothesis ends with `end` or with its row's limit of tokens (at most `steps`); all that ended compete by
     log-probability / length_penalty. alpha: at least 0; 0 compares probabilities, 1 nearly those of a token.
-    known: the ids that may be chosen. A row's search ends when no living hypothesis can beat the best that ended, or,
-    with early_stopping, as soon as `beams` of them have.
+    known: the ids that may be chosen. A row's search ends when no living hypothesis can beat the best that ended; with
+    early_stopping when none is, at its present length, ahead of the last of `beams` that ended (as transformers does by
+    default): fewer steps, and seldom another end.
     Source: Sutskever et al. 2014, section 3.2; the pools and the bound of Vaswani et al.'s reference implementation.
     """
     batch, vocab = limits.shape[0], cfg.vocab_size
@@ -101,7 +102,7 @@ def search(
         own = cache.used + jnp.arange(beams)
         tree = ancestors | (jnp.arange(beams * steps) == own[:, None])
         if early_stopping:
-            enough = jnp.isfinite(ended.score).all(1)
+            enough = ended.score[:, -1] >= living.score[:, 0] / length_penalty(length[:, 0], alpha)
         else:
             # Log-probabilities only fall, and the longest is divided by most: what a living hypothesis may reach.
             enough = ended.score[:, 0] >= living.score[:, 0] / length_penalty(limits, alpha)

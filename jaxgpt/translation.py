@@ -26,7 +26,7 @@ def translate(
     *,
     beam: int = 4,
     length_penalty: float | int = 1.0,
-    early_stopping: bool = False,
+    early_stopping: bool = True,
     max_new_tokens: int | None = None,
     temperature: float | int = 0.0,
     top_k: int | None = None,
@@ -83,7 +83,7 @@ def translate_tokens(
     end: int,
     beam: int = 4,
     length_penalty: float | int = 1.0,
-    early_stopping: bool = False,
+    early_stopping: bool = True,
     max_new_tokens: int | None = None,
     sampler: Sampler = Sampler(),  # noqa: B008
     ids: Iterable[int] | None = None,

@@ -108,7 +108,7 @@ def test_a_cached_search_that_stops_early_finds_what_a_plain_one_finds_at_its_en
         assert score == pytest.approx(wanted[0], abs=2e-5)
 
 
-def test_stopping_at_the_first_ends_is_no_better_and_no_longer():
+def test_stopping_where_none_is_ahead_is_no_better():
     full, early = (run("learned", [7] * 3, 0.6, 2, 7, early_stopping=early) for early in (False, True))
     assert all(a[0] >= b[0] for a, b in zip(full, early, strict=True))
 
