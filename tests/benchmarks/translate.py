@@ -134,9 +134,7 @@ def main() -> None:
         print(f"{name:12} {min(seconds[name]):7.1f} s (median {np.median(seconds[name]):.1f})  BLEU {score:.2f}")
     same = np.mean([a == b for a, b in zip(*texts.values(), strict=True)])
     print(f"transformers/jaxgpt {np.median(seconds['transformers']) / np.median(seconds['jaxgpt']):.2f}; {signature}")
-    print(
-        f"{same:.1%} of the translations are the same (length penalties differ: length^0.6 and ((5 + length) / 6)^0.6)"
-    )
+    print(f"{same:.1%} of the translations are the same (penalties: length^0.6; (5 + length) / 6)")
 
 
 if __name__ == "__main__":
