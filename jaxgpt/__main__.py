@@ -94,7 +94,7 @@ class Translate:
     seed: int = 0
     """Of the draws."""
     batch_size: int = 64
-    """Texts to translate, and lines to read, at once (lines typed at a terminal: 1)."""
+    """Texts to translate at once; 16 times as many lines are read ahead (typed at a terminal: 1)."""
 
     def run(self) -> None:
         import jaxgpt
@@ -109,7 +109,7 @@ class Translate:
         if self.texts:
             _each_line(translate, list(self.texts))
         else:
-            _each_line_of(sys.stdin, translate, 1 if sys.stdin.isatty() else self.batch_size)
+            _each_line_of(sys.stdin, translate, 1 if sys.stdin.isatty() else 16 * self.batch_size)
 
 
 @dataclass(frozen=True)

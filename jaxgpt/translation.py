@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 
 import jax
@@ -10,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from jaxgpt.attention import KVCache
-from jaxgpt.beam import search
+from jaxgpt.beam import advance, begin, grow, refill
 from jaxgpt.checks import require
 from jaxgpt.config import ModelConfig
 from jaxgpt.decoding import CHUNK, Rows, decode_chunk, read_sources
@@ -18,6 +19,9 @@ from jaxgpt.model import Model, prepare
 from jaxgpt.sampling import Sampler
 from jaxgpt.sharding import fetch
 from jaxgpt.tokenizers import Tokenizer
+
+NOBODY = -1  # owns a row of a search that waits for a source
+STEPS = 32  # that a search has room for at first: most translations are shorter, and attention reads all of the room
 
 
 def translate(
@@ -37,7 +41,7 @@ def translate(
 ) -> str | list[str]:
     """The translation of each text: a str for a str, a list for a list.
 
-    beam, length_penalty, early_stopping: as in `beam.search`; beam 1 is greedy, or draws where temperature is above 0
+    beam, length_penalty, early_stopping: as in `beam.advance`; beam 1 is greedy, or draws where temperature is above 0
     (then with the numbers of `Sampler`). max_new_tokens: most tokens of a target (None: twice the source's and 10).
     batch_size: texts translated at once, those of like length together; in float32 no translation depends on it.
     Raises ValueError, before any work, for a number that can't be used, an empty text, and one over context_length.
@@ -101,22 +105,58 @@ def translate_tokens(
     key = jax.random.key(0) if key is None else key
     params = prepare(params, cfg)
     targets: list[list[int]] = [[] for _ in sources]
-    for rows, source, lengths, limits in _batches(sources, cfg, max_new_tokens, batch_size):
+    batches = _batches(sources, cfg, max_new_tokens, batch_size)
+    if beam > 1 and sources:
+        alpha = float(length_penalty)
+        for row, target in _search(params, batches, start, end, known, alpha, beam, cfg, early_stopping):
+            targets[row] = target
+        return targets
+    for rows, source, lengths, limits in batches:
         steps = _bucket(int(limits.max()), cfg)
         memory = read_sources(params, source, lengths, cfg)
-        if beam > 1:
-            best = search(
-                params, memory, limits, start, end, known, float(length_penalty), cfg, beam, steps, early_stopping
-            )
-            tokens, ends = fetch(best.tokens)[:, 0], fetch(best.length)[:, 0]
-        else:
-            keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.array([*rows, *[0] * (len(source) - len(rows))]))
-            tokens = _decode(params, memory, start, end, known, sampler, keys, cfg, steps)
-            ends = limits
-        for row, target, length in zip(rows, tokens, ends, strict=False):
-            kept = target[: int(length)]
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.array([*rows, *[0] * (len(source) - len(rows))]))
+        tokens = _decode(params, memory, start, end, known, sampler, keys, cfg, steps)
+        for row, target, limit in zip(rows, tokens, limits, strict=False):
+            kept = target[: int(limit)]
             targets[row] = kept[kept >= 0].tolist()
     return targets
+
+
+def _search(
+    params, batches, start: int, end: int, known, alpha: float, beam: int, cfg: ModelConfig, early_stopping: bool
+) -> Iterator[tuple[int, list[int]]]:
+    """(which source, its best target). Rows that are done take the next sources: few wait for the longest."""
+    batches = iter(batches)
+    rows, source, lengths, limits = next(batches)
+    size = len(source)
+    owner = np.array([*rows, *[NOBODY] * (size - len(rows))])
+    limits = np.where(owner == NOBODY, 0, limits)
+    steps = min(STEPS, _bucket(int(limits.max()), cfg))
+    search = begin(read_sources(params, source, lengths, cfg), jnp.asarray(limits), cfg, beam, steps)
+    waiting: deque = deque()
+    while True:
+        if not waiting and (batch := next(batches, None)):
+            rows, source, lengths, limits = batch
+            memory, waiting = read_sources(params, source, lengths, cfg), deque(enumerate(rows))
+        idle = int((owner == NOBODY).sum())
+        enough = min(size, idle + max(1, size // 16)) if waiting else size
+        search = advance(params, search, start, end, known, alpha, enough, cfg, early_stopping)
+        done, full = fetch(search.done), fetch(search.full)
+        finished = np.flatnonzero(done & (owner != NOBODY))
+        tokens, ends = fetch(search.ended.tokens)[:, 0], fetch(search.ended.length)[:, 0]
+        for row in finished:
+            yield int(owner[row]), tokens[row, : ends[row]].tolist()
+        owner[finished] = NOBODY
+        free = np.flatnonzero(owner == NOBODY)
+        if len(free) == size and not waiting:
+            return
+        if waiting:
+            places = np.full(size, -1)
+            for row in free[: len(waiting)]:
+                places[row], owner[row] = waiting.popleft()
+            search = refill(search, jnp.asarray(places), memory, jnp.asarray(limits))
+        if full:
+            search = grow(search)
 
 
 def _decode(params, memory, start, end, known, sampler: Sampler, keys, cfg: ModelConfig, steps: int) -> np.ndarray:

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from tiny import TINY, draw, jit
 
-from jaxgpt import seq2seq
-from jaxgpt.beam import search
+from jaxgpt import seq2seq, translation
+from jaxgpt.beam import advance, begin
 from jaxgpt.decoding import read_sources
 from jaxgpt.sampling import Sampler
 from jaxgpt.translation import translate_tokens
@@ -59,7 +59,7 @@ def exhaustive(logprobs, source, limit, alpha):
     return best
 
 
-def plain(logprobs, source, limit, alpha, beams):
+def plain(logprobs, source, limit, alpha, beams, end=END):
     """Beam search as a list of hypotheses, carried to its very end."""
     living, ended = [(0.0, ())], []
     for step in range(limit):
@@ -70,8 +70,8 @@ def plain(logprobs, source, limit, alpha, beams):
         ]
         grown = sorted(grown, reverse=True)[: 2 * beams]
         last = step + 1 == limit
-        ended += [(penalised(score, step + 1, alpha), t) for score, t in grown if t[-1] == END or last]
-        living = [(score, t) for score, t in grown if t[-1] != END][:beams]
+        ended += [(penalised(score, step + 1, alpha), t) for score, t in grown if t[-1] == end or last]
+        living = [(score, t) for score, t in grown if t[-1] != end][:beams]
     return max(ended)
 
 
@@ -83,7 +83,8 @@ def run(name, limits, alpha, beams, steps, **options):
         row[: len(source)] = source
     memory = read_sources(params, sources, lengths, cfg)
     known = jnp.ones(cfg.vocab_size, bool)
-    found = search(params, memory, jnp.array(limits), START, END, known, alpha, cfg, beams, steps, **options)
+    begun = begin(memory, jnp.array(limits), cfg, beams, steps)
+    found = advance(params, begun, START, END, known, alpha, len(limits), cfg, **options).ended
     return [
         (float(found.score[row, 0]), tuple(found.tokens[row, 0, : found.length[row, 0]].tolist())) for row in range(3)
     ]
@@ -134,6 +135,37 @@ def test_a_translation_does_not_depend_on_the_others_nor_on_the_order(beam):
     together = translate_tokens(params, SOURCES, cfg, **options)
     assert together == [translate_tokens(params, [source], cfg, **options)[0] for source in SOURCES]
     assert together == translate_tokens(params, SOURCES[::-1], cfg, batch_size=2, **options)[::-1]
+
+
+@pytest.mark.parametrize(
+    ("name", "end", "beam", "size", "room"),
+    [
+        ("learned", 0, 2, 3, 2),
+        ("learned", 0, 3, 1, 7),
+        ("learned", 2, 2, 16, 3),
+        ("post-norm sinusoidal", 0, 2, 3, 2),
+        ("rotary", 3, 2, 3, 2),
+        ("relative", 3, 2, 3, 2),
+    ],
+)
+def test_rows_that_take_other_sources_and_a_ring_that_grows_change_nothing(name, end, beam, size, room, monkeypatch):
+    cfg, params, logprobs = scorer(name)
+    draws = np.random.default_rng(0)
+    sources = [[*draws.integers(1, 5, draws.integers(1, 15)).tolist(), 0] for _ in range(11)]
+    limits = draws.integers(1, 8, 11)
+    batches = translation._batches
+
+    def limited(*args):  # the searches end one by one
+        for rows, tokens, lengths, most in batches(*args):
+            yield rows, tokens, lengths, np.pad(limits[rows], (0, len(most) - len(rows)))
+
+    monkeypatch.setattr(translation, "_batches", limited)
+    monkeypatch.setattr(translation, "STEPS", room)
+    options = {"length_penalty": 0.6, "early_stopping": False, "batch_size": size, "beam": beam}
+    found = translate_tokens(params, sources, cfg, start=START, end=end, **options)
+    cases = zip(sources, limits, strict=True)
+    assert found == [list(plain(logprobs, source, limit, 0.6, beam, end)[1]) for source, limit in cases]
+    assert len({len(target) for target in found}) > 1
 
 
 def test_only_known_ids_are_chosen():

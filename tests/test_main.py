@@ -216,7 +216,10 @@ class Watched:
         return next(self.lines)
 
 
-@pytest.mark.parametrize(("terminal", "answers"), [(False, ["A\n\n", "B\nC\n"]), (True, ["A\n", "\n", "B\n", "C\n"])])
+@pytest.mark.parametrize(
+    ("terminal", "answers"),
+    [(False, ["\n" + 31 * "A\n", "A\nB\n"]), (True, ["\n", *32 * ["A\n"], "B\n"])],
+)
 def test_translate_answers_batch_by_batch(monkeypatch, terminal, answers):
     calls = []
 
@@ -227,14 +230,14 @@ def test_translate_answers_batch_by_batch(monkeypatch, terminal, answers):
     monkeypatch.setattr(jaxgpt, "load", lambda path: path, raising=False)
     monkeypatch.setattr(jaxgpt, "translate", translate, raising=False)
     monkeypatch.setattr(sys, "argv", ["jaxgpt", "translate", "--model", "m", "--batch_size", "2", "--beam", "3"])
-    watched = Watched(["a\n", "\n", "b\n", "c\n"], terminal, io.BytesIO())
+    watched = Watched(["\n", *32 * ["a\n"], "b\n"], terminal, io.BytesIO())
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(watched.out))  # holds back what is not flushed, as a pipe does
     monkeypatch.setattr(sys, "stdin", watched)
     __main__.main()
     assert [text for text in watched.before if text] == answers
     defaults = {"length_penalty": 1.0, "max_new_tokens": None, "temperature": 0.0, "seed": 0}
     assert calls[0] == ([], {"beam": 3, "batch_size": 2} | defaults)
-    assert [text.strip() for texts, _ in calls for text in texts] == ["a", "b", "c"]
+    assert [text.strip() for texts, _ in calls for text in texts] == [*32 * ["a"], "b"]
 
 
 def test_translate_has_the_defaults_of_the_function():
@@ -302,7 +305,7 @@ def test_a_mistake_of_the_others_is_one_line_too(runs, say, architecture, option
 
 
 def test_a_line_that_can_not_be_translated_is_placed(runs, say):
-    lines = ["a\n", "\n", "b\n", "x " * 60 + "\n", "c\n"]
-    options = ["--beam", "1", "--batch_size", "3", "--max_new_tokens", "4"]
+    lines = ["a\n", *15 * ["\n"], "b\n", "x " * 60 + "\n", "c\n"]
+    options = ["--beam", "1", "--batch_size", "1", "--max_new_tokens", "4"]
     found = say("translate", "--model", runs["encoder-decoder"], *options, stdin="".join(lines))
-    assert found.startswith("error: lines 4 to 5: text 0: found ")
+    assert found.startswith("error: lines 17 to 19: text 1: found ")

@@ -22,7 +22,7 @@ import jax, jax.numpy as jnp
 from jax.experimental import topologies
 from jaxgpt import bert, params
 from jaxgpt.attention import KVCache
-from jaxgpt.beam import search
+from jaxgpt.beam import advance, begin
 from jaxgpt.decoding import Rows, decode_chunk, read_sources
 from jaxgpt.model import prepare
 from jaxgpt.sharding import MeshConfig, make_mesh, named
@@ -66,7 +66,8 @@ def use():  # by what a trained model is used: a chunk of tokens, a beam search,
         lengths = jax.ShapeDtypeStruct((4,), jnp.int32)
         memory = jax.eval_shape(lambda *x: read_sources(*x, model), weights, four, lengths)
         real = jax.ShapeDtypeStruct((), jnp.float32)
-        return search.lower(weights, memory, lengths, number, number, ids, real, cfg=model, beams=4, steps=32)
+        begun = jax.eval_shape(lambda *x: begin(*x, model, 4, 32), memory, lengths)
+        return advance.lower(weights, begun, number, number, ids, real, number, cfg=model)
     return jax.jit(lambda p, x: bert.apply(p, x, model)).lower(weights, four)
 
 
