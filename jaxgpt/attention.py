@@ -10,8 +10,9 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxgpt import kernels
 from jaxgpt.config import ModelConfig
-from jaxgpt.embeddings import rotate
-from jaxgpt.feedforward import dropout, linear, linear_params, residual_std
+from jaxgpt.feedforward import dropout, linear, linear_params, norm, residual_std
+from jaxgpt.params import scale
+from jaxgpt.rotary import rotate
 from jaxgpt.sharding import constrain
 
 QUERY_BLOCK = 128  # rows of scores computed at once under a plain causal mask
@@ -64,9 +65,14 @@ class Mask:
     tree: Bool[Array, "#batch time keys"] | None = None
     gaps: bool = struct.field(pytree_node=False, default=False)
 
+    def places(self, time: int) -> tuple[Int[Array, "#batch time"], Int[Array, "#batch"]]:
+        """Each query's place, and the length of its row so far."""
+        queries = jnp.arange(time)[None] if self.query_positions is None else self.query_positions
+        return queries, (queries if self.key_positions is None else self.key_positions).max(1) + 1
+
     def dense(self, time: int, keys: int) -> Bool[Array, "#batch time keys"]:
         """The same as an array, True where the query may see the key."""
-        queries = jnp.arange(time)[None] if self.query_positions is None else self.query_positions
+        queries, _ = self.places(time)
         places = jnp.arange(keys)[None] if self.key_positions is None else self.key_positions
         seen = jnp.ones((1, time, keys), bool)
         if self.causal:
@@ -237,23 +243,29 @@ class Memory:
 
 
 def attention_params(cfg: ModelConfig) -> dict:
-    """Projections to queries, keys and values, and from all heads back to d_model."""
+    """Projections to queries, keys and values, and from all heads back to d_model; gains of heads, if normalised."""
     embed, std = {"embed": cfg.d_model}, cfg.init_std
+    biases = cfg.attention_bias or ("all" if cfg.bias else "none")
+    inputs = biases in ("inputs", "all")
     heads = {"heads": cfg.n_heads, "head_dim": cfg.head_width}
     kv_heads = {"kv_heads": cfg.kv_heads, "head_dim": cfg.head_width}
-    return {
-        "query": linear_params(embed, heads, std, cfg.bias),
-        "key": linear_params(embed, kv_heads, std, cfg.bias),
-        "value": linear_params(embed, kv_heads, std, cfg.bias),
-        "output": linear_params(heads, embed, residual_std(cfg), cfg.bias),
+    params = {
+        "query": linear_params(embed, heads, std, inputs),
+        "key": linear_params(embed, kv_heads, std, inputs),
+        "value": linear_params(embed, kv_heads, std, inputs),
+        "output": linear_params(heads, embed, residual_std(cfg), biases == "all"),
     }
+    if cfg.qk_norm:
+        params |= {name: {"scale": scale((cfg.head_width,), ("head_dim",))} for name in ("query_norm", "key_norm")}
+    return params
 
 
 def keys_and_values(
-    params: dict, x: Float[Array, "batch keys d_model"]
+    params: dict, x: Float[Array, "batch keys d_model"], cfg: ModelConfig
 ) -> tuple[Float[Array, "batch keys kv_heads head_dim"], Float[Array, "batch keys kv_heads head_dim"]]:
     """What queries attend to."""
     key = constrain(linear(params["key"], x), "batch", None, "kv_heads", "head_dim")
+    key = norm(params["key_norm"], key, cfg) if cfg.qk_norm else key
     return key, constrain(linear(params["value"], x), "batch", None, "kv_heads", "head_dim")
 
 
@@ -278,13 +290,16 @@ def attention(
     Source: Vaswani et al. 2017, section 3.2.2.
     """
     query = constrain(linear(params["query"], x), "batch", "time", "heads", "head_dim")
+    query = norm(params["query_norm"], query, cfg) if cfg.qk_norm else query
+    if cfg.attention_scale is not None:
+        query = query * (cfg.attention_scale * cfg.head_width**0.5)  # `attend` and the kernels divide by the root
     if source is not None:
         key, value = (array.swapaxes(1, 2) for array in source)
     else:
-        key, value = keys_and_values(params, x)
+        key, value = keys_and_values(params, x, cfg)
         if cfg.position == "rotary":
-            places = jnp.arange(x.shape[1])[None] if mask.query_positions is None else mask.query_positions
-            query, key = rotate(query, places, cfg.rope_theta), rotate(key, places, cfg.rope_theta)
+            places, lengths = mask.places(x.shape[1])
+            query, key = rotate(query, places, cfg, lengths), rotate(key, places, cfg, lengths)
         if cache is not None:
             cache = cache.write(layer, key, value)
             key, value = cache.read(layer)

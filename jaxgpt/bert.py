@@ -25,7 +25,7 @@ def declare(cfg: ModelConfig) -> dict:
     if cfg.head in ("lm", "pretraining"):
         transform = {"transform": _dense_params(cfg, {"dense": cfg.d_model}), "norm": norm_params(cfg)}
         params |= {"mlm": transform | {"bias": P.bias((cfg.vocab_size,), ("vocab",))}} | head_params(cfg)
-    if cfg.head in ("pretraining", "sequence"):
+    if cfg.head in ("pretraining", "sequence", "pooled"):
         params["pooler"] = _dense_params(cfg, {"dense": cfg.d_model})
     if cfg.head == "pretraining":
         params["next_sentence"] = _dense_params(cfg, {"classes": 2})
@@ -118,11 +118,18 @@ def _first(
 
 
 def pooled(
-    params: dict, states: Float[Array, "batch time d_model"], mask: Bool[Array, "batch time"] | None = None
+    params: dict,
+    states: Float[Array, "batch time d_model"],
+    cfg: ModelConfig,
+    mask: Bool[Array, "batch time"] | None = None,
 ) -> Float[Array, "batch d_model"]:
-    """tanh(dense(the first real token's state)), which pair and text heads read, as in the reference implementation."""
-    first = _first(states, mask)[:, None]
-    return jnp.tanh(linear(P.cast(params["pooler"], states.dtype.name), first))[:, 0]
+    """tanh(dense(the first real token's state)), which pair and text heads read, as in the reference implementation.
+
+    DistilBERT has max(0, x) in place of tanh.
+    """
+    require("pooler" in params, "model.head", cfg.head, "pretraining, sequence or pooled")
+    x = linear(P.cast(params["pooler"], states.dtype.name), _first(states, mask)[:, None])[:, 0]
+    return jax.nn.relu(x) if cfg.pooler_activation == "relu" else jnp.tanh(x)
 
 
 def next_sentence(params: dict, pooled: Float[Array, "batch d_model"]) -> Float[Array, "batch 2"]:
@@ -146,7 +153,7 @@ def classify(
     require("classifier" in params, "model.head", cfg.head, "sequence or token, to classify")
     keys = (None, None) if key is None else tuple(jax.random.split(key))
     states = encode(params, tokens, cfg, mask=mask, segments=segments, key=keys[0])
-    x = pooled(params, states, mask)[:, None] if cfg.head == "sequence" else states
+    x = pooled(params, states, cfg, mask)[:, None] if cfg.head == "sequence" else states
     logits = linear(P.cast(params["classifier"], cfg.dtype), dropout(x, cfg.dropout, keys[1])).astype(jnp.float32)
     return logits[:, 0] if cfg.head == "sequence" else logits
 
@@ -163,7 +170,7 @@ def loss(
     For head = sequence and token "labels", Int[batch] or Int[batch time], and "weights" alike (absent: 1).
     Raises ValueError for any other name in the batch, and for ids, places or labels outside their range, as `encode`.
     """
-    require(cfg.head != "none", "model.head", cfg.head, "one that has a loss")
+    require(cfg.head not in ("pooled", "none"), "model.head", cfg.head, "one that has a loss")
     masked = cfg.head in ("lm", "pretraining")
     needed = ("inputs", "positions", "targets") if masked else ("inputs", "labels")
     known = (*needed, "mask", "segments", "weights", *(["next_sentence"] if cfg.head == "pretraining" else []))
@@ -185,7 +192,7 @@ def loss(
     mean, sums = cross_entropy(logits, batch["targets"], _weights(batch, batch["targets"]), cfg.label_smoothing)
     if "next_sentence" in batch:
         check_ids("next_sentence", batch["next_sentence"], 2)
-        judged = next_sentence(params, pooled(params, states, inputs["mask"]))
+        judged = next_sentence(params, pooled(params, states, cfg, inputs["mask"]))
         labels = batch["next_sentence"]
         more, judged_sums = cross_entropy(judged, labels, jnp.ones(labels.shape), 0.0)
         mean += more

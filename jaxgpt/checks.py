@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 from types import NoneType, UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 _WORDS = {int: "an integer", float: "a number", bool: "True or False", str: "a string", NoneType: "None"}
 
@@ -17,11 +17,12 @@ def require(condition: bool, field: str, found: Any, expected: str) -> None:
 def check_types(config: Any, section: str = "") -> None:
     """Raise ValueError unless each field of a dataclass holds what its annotation says: Python itself never looks.
 
-    Annotations: int, float (an integer is one too), bool (no integer), str, Literal, a class, and any of them | None.
+    Annotations: int, float (an integer is one too), bool (no integer), str, Literal, a class, tuple[one of them, ...],
+    and any of them | None.
     section: what the fields' names begin with, "model" say.
     """
     for name, kind in get_type_hints(type(config)).items():
-        kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
+        kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)  # of a Literal: Union
         value, field = getattr(config, name), f"{section}.{name}".removeprefix(".")
         require(any(_holds(value, one) for one in kinds), field, value, " or ".join(map(_words, kinds)))
 
@@ -46,10 +47,14 @@ def nearest(name: str, known: Iterable[str]) -> str:
 def _holds(value: Any, kind: Any) -> bool:
     if get_origin(kind) is Literal:
         return value in get_args(kind)
+    if get_origin(kind) is tuple:
+        return isinstance(value, tuple) and all(_holds(one, get_args(kind)[0]) for one in value)
     return isinstance(value, (int, float) if kind is float else kind) and (kind is bool or not isinstance(value, bool))
 
 
 def _words(kind: Any) -> str:
     if get_origin(kind) is Literal:
         return "one of " + ", ".join(get_args(kind))
+    if get_origin(kind) is tuple:
+        return f"a tuple, each {_words(get_args(kind)[0])}"
     return _WORDS.get(kind) or f"{kind.__name__}(...)"

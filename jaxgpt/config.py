@@ -1,9 +1,56 @@
 """The architecture as data: `ModelConfig`, and the published models as functions of their size."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 from jaxgpt.checks import check_types, require
+
+
+@dataclass(frozen=True)
+class RopeScaling:
+    """How a rotary model reads texts longer than those it was first trained on. Formulas: `rotary.frequencies`.
+
+    Frozen and hashable; a field that its kind does not read is refused.
+    """
+
+    kind: Literal["linear", "llama3", "longrope", "yarn"]
+    """linear: positions divided; llama3 and yarn: only long wavelengths are, with a ramp; longrope: each by its own."""
+    factor: float | None = None
+    """How many times longer texts become (longrope: None)."""
+    original_length: int | None = None
+    """Length of the first training's texts, in tokens (linear: None)."""
+    low_frequency_factor: float | None = None
+    """Wavelengths above original_length / this are stretched whole. Only for llama3."""
+    high_frequency_factor: float | None = None
+    """Wavelengths below original_length / this stay. Only for llama3."""
+    beta_fast: float | None = None
+    """Turns within original_length from which on a wavelength stays. Only for yarn."""
+    beta_slow: float | None = None
+    """Turns up to which it is stretched whole. Only for yarn."""
+    truncate: bool | None = None
+    """Round the ends of the ramp outwards to whole pairs. Only for yarn."""
+    short: tuple[float, ...] | None = None
+    """What each pair's wavelength is stretched by in a text of up to original_length tokens. Only for longrope."""
+    long: tuple[float, ...] | None = None
+    """The same in a longer text. Only for longrope."""
+    magnitude: float | None = None
+    """Multiplies cosine and sine. Only for longrope and yarn."""
+
+    def __post_init__(self):
+        check_types(self, "model.rope_scaling")
+        needed = {
+            "linear": ("factor",),
+            "llama3": ("factor", "original_length", "low_frequency_factor", "high_frequency_factor"),
+            "yarn": ("factor", "original_length", "beta_fast", "beta_slow", "truncate", "magnitude"),
+            "longrope": ("original_length", "short", "long", "magnitude"),
+        }[self.kind]
+        for field in fields(self)[1:]:
+            value = getattr(self, field.name)
+            expected = f"{'a value' if field.name in needed else 'None'}, as kind={self.kind!r}"
+            require((value is not None) == (field.name in needed), f"model.rope_scaling.{field.name}", value, expected)
+            for number in value if isinstance(value, tuple) else (value,):
+                good = number is None or isinstance(number, bool) or number > 0
+                require(good, f"model.rope_scaling.{field.name}", value, "numbers above 0")
 
 
 @dataclass(frozen=True)
@@ -40,10 +87,16 @@ class ModelConfig:
     """Normalise each sublayer's input (GPT-2 on), or the sum after it (GPT-1, BERT, 2017)."""
     norm_epsilon: float = 1e-5
     """Added to the variance (or mean square) under the root."""
-    position: Literal["learned", "sinusoidal", "rotary", "relative"] = "learned"
-    """How a token knows its place."""
+    position: Literal["learned", "sinusoidal", "sinusoidal_split", "rotary", "relative"] = "learned"
+    """How a token knows its place; sinusoidal_split has all sines before all cosines (Marian)."""
+    position_offset: int = 0
+    """Rows of the learned table before position 0's (RoBERTa: 2)."""
     rope_theta: float | None = None
     """Base of the rotary wavelengths (None: 10000). Only for position = rotary."""
+    rope_width: int | None = None
+    """Leading dimensions of a head that are rotated, an even number (None: all). Only for position = rotary."""
+    rope_scaling: RopeScaling | None = None
+    """How the wavelengths are stretched for long texts (None: not). Only for position = rotary."""
     relative_buckets: int | None = None
     """Number of distance buckets (None: 32). Only for position = relative."""
     relative_max_distance: int | None = None
@@ -63,11 +116,25 @@ class ModelConfig:
     """Multiply the MLP's hidden layer by an activated gate (SwiGLU and its kin)."""
     bias: bool = True
     """Bias in linear layers and in layer norm."""
+    attention_bias: Literal["none", "inputs", "all"] | None = None
+    """Biases of attention: inputs are those of queries, keys and values (None: all or none, as `bias` says)."""
+    mlp_bias: bool | None = None
+    """Bias in the MLP (None: as `bias` says)."""
+    qk_norm: bool = False
+    """RMS norm of each head's query and key, before they are rotated (Qwen3)."""
+    attention_scale: float | None = None
+    """What scores are multiplied by (None: 1 / sqrt(head_dim); T5: 1)."""
     tie_embeddings: bool = True
     """The head is the token embedding, transposed. A model without a language-model head has nothing to tie."""
-    head: Literal["lm", "pretraining", "sequence", "token", "none"] = "lm"
+    head_bias: bool = False
+    """Bias of the logits (Marian). A masked-LM head has one anyway. Not in an encoder."""
+    logit_scale: float | None = None
+    """What states are multiplied by before the head (None: 1; T5: 1 / sqrt(d_model)). Not in an encoder."""
+    head: Literal["lm", "pretraining", "sequence", "token", "pooled", "none"] = "lm"
     """What an encoder's states are read by: lm fills in masked tokens, pretraining also tells whether the second text
-    follows the first, sequence and token classify. The other architectures have lm."""
+    follows the first, sequence and token classify, pooled makes a vector of a text. The other architectures have lm."""
+    pooler_activation: Literal["tanh", "relu"] | None = None
+    """Nonlinearity of a text's vector (None: tanh; DistilBERT: relu). Only for head = pretraining, sequence, pooled."""
     n_classes: int | None = None
     """Number of classes. Only for head = sequence or token."""
     dropout: float = 0.0
@@ -92,15 +159,25 @@ class ModelConfig:
         check_types(self, "model")
         for field in ("vocab_size", "context_length", "d_model", "n_layers", "n_heads"):
             check(getattr(self, field) >= 1, field, getattr(self, field), "a positive integer")
-        optional = ("n_encoder_layers", "n_kv_heads", "head_dim", "d_ff", "window", "n_classes")
+        optional = ("n_encoder_layers", "n_kv_heads", "head_dim", "d_ff", "window", "n_classes", "rope_width")
         for field in (*optional, "relative_buckets", "relative_max_distance"):
             value = getattr(self, field)
             check(value is None or value >= 1, field, value, "a positive integer or None")
-        check(self.n_segments >= 0, "n_segments", self.n_segments, "an integer of at least 0")
+        for field in ("n_segments", "position_offset"):
+            check(getattr(self, field) >= 0, field, getattr(self, field), "an integer of at least 0")
+        for field in ("attention_scale", "logit_scale", "rope_theta"):
+            value = getattr(self, field)
+            check(value is None or value > 0, field, value, "a number above 0")
         for field, architecture in (("n_encoder_layers", "encoder-decoder"), ("n_segments", "encoder")):
             unread = self.architecture != architecture and getattr(self, field)
             check(not unread, field, getattr(self, field), f"nothing, as only architecture={architecture!r} reads it")
         check(self.architecture == "encoder" or self.head == "lm", "head", self.head, "lm, but for an encoder")
+        for field in ("head_bias", "logit_scale"):
+            unread = self.architecture == "encoder" and getattr(self, field)
+            check(not unread, field, getattr(self, field), "nothing, as architecture='encoder' does not read it")
+        pools = self.architecture == "encoder" and self.head in ("pretraining", "sequence", "pooled")
+        expected = "None, as only an encoder with head='pretraining', 'sequence' or 'pooled' reads it"
+        check(pools or self.pooler_activation is None, "pooler_activation", self.pooler_activation, expected)
         classifies = self.head in ("sequence", "token")
         expected = "the number of classes" if classifies else "None, as only head='sequence' or 'token' reads it"
         check(classifies == (self.n_classes is not None), "n_classes", self.n_classes, expected)
@@ -116,17 +193,29 @@ class ModelConfig:
         check(self.norm_epsilon > 0, "norm_epsilon", self.norm_epsilon, "a number above 0")
         check(self.init_std >= 0, "init_std", self.init_std, "a number of at least 0")
         if self.position == "rotary":
-            check(self.head_width % 2 == 0, "head_dim", self.head_width, "an even width, as position='rotary'")
-        if self.position == "sinusoidal":
-            check(self.d_model % 2 == 0, "d_model", self.d_model, "an even width, as position='sinusoidal'")
+            expected = "an even width, as position='rotary'"
+            check(self.rope_width is not None or self.head_width % 2 == 0, "head_dim", self.head_width, expected)
+            expected = f"an even number up to head_dim={self.head_width}"
+            even = self.rotary_width % 2 == 0 and self.rotary_width <= self.head_width
+            check(even, "rope_width", self.rope_width, expected)
+            for field in ("short", "long"):
+                factors = getattr(self.rope_scaling, field, None)
+                expected = f"{self.rotary_width // 2} numbers, one a pair of rotated dimensions"
+                right = factors is None or len(factors) == self.rotary_width // 2
+                check(right, f"rope_scaling.{field}", factors, expected)
+        if self.position.startswith("sinusoidal"):
+            check(self.d_model % 2 == 0, "d_model", self.d_model, f"an even width, as position={self.position!r}")
+        unread = self.position != "learned" and self.position_offset != 0
+        check(not unread, "position_offset", self.position_offset, "0, as only position='learned' reads it")
         for field, position in (
             ("rope_theta", "rotary"),
+            ("rope_width", "rotary"),
+            ("rope_scaling", "rotary"),
             ("relative_buckets", "relative"),
             ("relative_max_distance", "relative"),
         ):
             unread = self.position != position and getattr(self, field) is not None
             check(not unread, field, getattr(self, field), f"None, as only position={position!r} reads it")
-        check(self.rope_theta is None or self.rope_theta > 0, "rope_theta", self.rope_theta, "a number above 0")
         if self.position == "relative":
             buckets, distance = self.relative_buckets or 32, self.relative_max_distance or 128
             check(buckets >= 4, "relative_buckets", buckets, "an integer of at least 4")
@@ -145,6 +234,11 @@ class ModelConfig:
     @property
     def head_width(self) -> int:
         return self.d_model // self.n_heads if self.head_dim is None else self.head_dim
+
+    @property
+    def rotary_width(self) -> int:
+        """Dimensions of a head that are rotated."""
+        return self.head_width if self.rope_width is None else self.rope_width
 
     @property
     def ff_width(self) -> int:

@@ -125,11 +125,11 @@ def decode_chunk(
 
 @functools.partial(jax.jit, donate_argnames="cache")
 def replace_row(cache: KVCache, row: Int[Array, ""], new: KVCache) -> KVCache:
-    """A full cache with one row forgotten and the row of `new` in its place, at the right end."""
+    """The cache with one row forgotten and the row of `new` in its place, their ends aligned."""
 
     def put(old, x):
-        end = (a - b for a, b in zip(old.shape[1:], x.shape[1:], strict=True))
-        return jax.lax.dynamic_update_slice(old, x, (row, *end))
+        start = cache.used - new.used
+        return jax.lax.dynamic_update_slice(old, x, (row, start) if x.ndim == 2 else (row, 0, start, 0))
 
     return _map(put, cache.replace(positions=cache.positions.at[row].set(-1)), new)
 

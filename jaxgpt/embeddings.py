@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from jaxgpt.config import ModelConfig
 from jaxgpt.feedforward import dropout, linear_params, norm, norm_params
-from jaxgpt.params import Param, weight
+from jaxgpt.params import Param, bias, weight
 from jaxgpt.sharding import constrain, time_is_cut
 
 
@@ -17,7 +17,8 @@ def embedding_params(cfg: ModelConfig) -> dict:
     """Token embeddings; tables of positions if they are learned, and of segments; a norm of the sum."""
     params = {"token": weight((cfg.vocab_size, cfg.d_model), ("vocab", "embed"), cfg.init_std)}
     if cfg.position == "learned":
-        params["position"] = weight((cfg.context_length, cfg.d_model), ("positions", "embed"), cfg.init_std)
+        rows = cfg.context_length + cfg.position_offset
+        params["position"] = weight((rows, cfg.d_model), ("positions", "embed"), cfg.init_std)
     if cfg.n_segments:
         params["segment"] = weight((cfg.n_segments, cfg.d_model), (None, "embed"), cfg.init_std)
     if cfg.embedding_norm:
@@ -48,9 +49,9 @@ def embed(
     if cfg.embedding_scale:
         x = x * math.sqrt(cfg.d_model)
     if cfg.position == "learned":
-        x = x + rows(params["position"], positions)
-    if cfg.position == "sinusoidal":
-        x = x + sinusoid(positions, cfg.d_model).astype(x.dtype)
+        x = x + rows(params["position"], positions + cfg.position_offset)
+    if cfg.position.startswith("sinusoidal"):
+        x = x + sinusoid(positions, cfg.d_model, split=cfg.position == "sinusoidal_split").astype(x.dtype)
     if cfg.n_segments:
         x = x + rows(params["segment"], jnp.zeros((1, tokens.shape[1]), int) if segments is None else segments)
     if cfg.embedding_norm:
@@ -59,17 +60,22 @@ def embed(
 
 
 def head_params(cfg: ModelConfig) -> dict:
-    """{"head": the matrix from states to logits}, or nothing where that is the token embedding."""
-    if cfg.tie_embeddings:
-        return {}
-    return {"head": linear_params({"embed": cfg.d_model}, {"vocab": cfg.vocab_size}, cfg.init_std, False)}
+    """The matrix from states to logits, but where that is the token embedding; and the logits' bias, if any."""
+    params = {}
+    if not cfg.tie_embeddings:
+        params["head"] = linear_params({"embed": cfg.d_model}, {"vocab": cfg.vocab_size}, cfg.init_std, False)
+    if cfg.head_bias:
+        params["head_bias"] = bias((cfg.vocab_size,), ("vocab",))
+    return params
 
 
 def unembed(params: dict, x: Float[Array, "batch time d_model"], cfg: ModelConfig) -> Float[Array, "batch time vocab"]:
     """States to float32 logits, by the token embedding or the head's own matrix. params: the whole model's."""
     matrix, letters = (params["embedding"]["token"], "VD") if cfg.tie_embeddings else (params["head"]["kernel"], "DV")
+    x = x if cfg.logit_scale is None else x * cfg.logit_scale
     rows = x if time_is_cut() else x.reshape(-1, cfg.d_model)  # as in `linear`
     logits = jnp.einsum(f"...D,{letters}->...V", rows, matrix.astype(cfg.dtype), preferred_element_type=jnp.float32)
+    logits = logits + params["head_bias"] if cfg.head_bias else logits
     return constrain(logits.reshape(*x.shape[:2], -1), "batch", "time", "vocab")
 
 
@@ -91,30 +97,18 @@ def check_tokens(name: str, tokens: Int[Array, "batch time"], cfg: ModelConfig, 
     check_ids(name, tokens, cfg.vocab_size)
 
 
-def sinusoid(positions: Int[Array, "batch time"], d_model: int) -> Float[Array, "batch time d_model"]:
+def sinusoid(
+    positions: Int[Array, "batch time"], d_model: int, *, split: bool = False
+) -> Float[Array, "batch time d_model"]:
     """sin(p / 10000^(2i/d)) in the even columns 2i, the cosine beside it in 2i+1. float32.
 
+    split: the sines in columns i, the cosines in i + d/2, as in the authors' own implementation and Marian.
     Source: Vaswani et al. 2017, section 3.5.
     """
     frequencies = 10000.0 ** (-jnp.arange(0, d_model, 2) / d_model)
     angles = positions[..., None] * frequencies
-    return jnp.stack([jnp.sin(angles), jnp.cos(angles)], -1).reshape(*positions.shape, d_model)
-
-
-def rotate(
-    x: Float[Array, "batch time heads head_dim"], positions: Int[Array, "#batch time"], theta: float | None
-) -> Float[Array, "batch time heads head_dim"]:
-    """Rotary embedding: the pair (i, i + head_dim/2) is turned by p * theta^(-2i/head_dim) (theta None: 10000).
-
-    Source: Su et al. 2021, section 3.4.2, equation 34; pairs are halves apart, as in GPT-NeoX and Hugging Face's Llama.
-    """
-    half = x.shape[-1] // 2
-    frequencies = (theta or 10000.0) ** (-jnp.arange(half) / half)
-    # float32: bfloat16 rounds position 257 to 256.
-    angles = (positions[..., None] * frequencies)[:, :, None, :]
-    cos, sin = jnp.cos(angles), jnp.sin(angles)
-    first, second = x[..., :half].astype(jnp.float32), x[..., half:].astype(jnp.float32)
-    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], -1).astype(x.dtype)
+    both = [jnp.sin(angles), jnp.cos(angles)]
+    return jnp.concatenate(both, -1) if split else jnp.stack(both, -1).reshape(*positions.shape, d_model)
 
 
 def relative_bucket(

@@ -87,11 +87,12 @@ def activation(x: Float[Array, "*shape"], cfg: ModelConfig) -> Float[Array, "*sh
 
 def mlp_params(cfg: ModelConfig) -> dict:
     """Up to d_ff and down again; a gated MLP has a second projection up."""
-    up = {"embed": cfg.d_model}, {"mlp": cfg.ff_width}, cfg.init_std, cfg.bias
+    has_bias = cfg.bias if cfg.mlp_bias is None else cfg.mlp_bias
+    up = {"embed": cfg.d_model}, {"mlp": cfg.ff_width}, cfg.init_std, has_bias
     params = {"up": linear_params(*up)}
     if cfg.gated:
         params["gate"] = linear_params(*up)
-    params["down"] = linear_params({"mlp": cfg.ff_width}, {"embed": cfg.d_model}, residual_std(cfg), cfg.bias)
+    params["down"] = linear_params({"mlp": cfg.ff_width}, {"embed": cfg.d_model}, residual_std(cfg), has_bias)
     return params
 
 

@@ -16,6 +16,7 @@ from jaxgpt.checks import require
 from jaxgpt.config import ModelConfig
 from jaxgpt.decoding import CHUNK, Rows, choose_first, decode_chunk, prefill, replace_row, shift_left
 from jaxgpt.model import Model, prepare
+from jaxgpt.rotary import at_length, switches_at
 from jaxgpt.sampling import Sampler
 from jaxgpt.tokenizers import StreamingDecoder, Tokenizer
 
@@ -182,6 +183,12 @@ def _chunks(
             by = used - int(lengths[~ended].max())
             cache, used = shift_left(cache, by), used - by
         steps = min(chunk, max_new_tokens - made, slots - used)
+        if (switch := switches_at(cfg)) is not None:
+            for row in np.flatnonzero(~ended & (lengths == switch)):
+                kept = texts[row][len(texts[row]) - 1 - switch : -1]
+                _, new = prefill(params, _right([kept], switch), lengths[[row]], at_length(cfg, switch + 1), switch)
+                cache = replace_row(cache, row, new)
+            steps = min([steps, *(switch - lengths[~ended & (lengths < switch)]).tolist()])
         cache, rows, tokens, logprobs = decode_chunk(params, cache, rows, settings, ends, known, steps, cfg)
         lengths, used, made = lengths + steps, used + steps, made + steps
 

@@ -12,13 +12,67 @@ from jaxgpt.config import ModelConfig
 from jaxgpt.tokenizers import Tokenizer
 
 
+@dataclass(frozen=True)
+class GenerationDefaults:
+    """How a checkpoint wants its text made, where the caller says nothing else."""
+
+    end_tokens: tuple[int, ...] = ()
+    """Ids that end a text; none given: the tokenizer's end_of_text."""
+    start_token: int | None = None
+    """What a target of an encoder-decoder begins with (None: the first end token)."""
+    banned_tokens: tuple[int, ...] = ()
+    """Ids that are never chosen."""
+    max_new_tokens: int | None = None
+    """Most tokens of a text (None: the caller says)."""
+    do_sample: bool = False
+    """Draw tokens; otherwise the likeliest is taken."""
+    temperature: float = 1.0
+    """Divides the logits where tokens are drawn; as the next three, a number of `Sampler`."""
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    """Of `Sampler`; acts whether tokens are drawn or not."""
+    beam: int = 1
+    """Hypotheses that are kept."""
+    length_penalty: float = 1.0
+    """The power of a hypothesis' length that its log-probability is divided by."""
+    early_stopping: bool = False
+    """As of `beam.advance`."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a checkpoint's folder says of its use. No function of a model depends on it."""
+
+    family: str | None = None
+    """The name of the family in `pretrained` whose layout it was read from."""
+    generation: GenerationDefaults = GenerationDefaults()
+    """How text is made."""
+    labels: tuple[str, ...] = ()
+    """The names of the classes."""
+    pooling: bert.Pooling | None = None
+    """How the states of a text become its vector."""
+    normalize: bool = False
+    """Whether that vector is divided by its length."""
+    prefixes: tuple[tuple[str, str], ...] = ()
+    """Pairs of a task and what a text for it begins with ("summarization", "summarize: ")."""
+
+
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A config, the parameters it declares, and a tokenizer."""
+    """A config, the parameters it declares, a tokenizer, and what is known of their use."""
 
     config: ModelConfig
     params: dict
     tokenizer: Tokenizer
+    settings: Settings = Settings()
+
+    @property
+    def end_tokens(self) -> tuple[int, ...]:
+        """The ids that end a text."""
+        own = () if self.tokenizer.end_of_text is None else (self.tokenizer.end_of_text,)
+        return self.settings.generation.end_tokens or own
 
     @cached_property
     def decode_params(self) -> dict:

@@ -78,12 +78,14 @@ def init(key: Key[Array, ""], declarations: Declarations, mesh: jax.sharding.Mes
     return jax.jit(draw, out_shardings=placed, compiler_options=options)(key)
 
 
-def abstract(declarations: Declarations, mesh: jax.sharding.Mesh | None = None) -> PyTree[jax.ShapeDtypeStruct]:
+def abstract(
+    declarations: Declarations, mesh: jax.sharding.Mesh | None = None, dtype: str = "float32"
+) -> PyTree[jax.ShapeDtypeStruct]:
     """Shapes (and shardings) without arrays: for restoring, and for compiling ahead of time."""
 
     def struct(p: Param):
         placed = None if mesh is None else sharding.named(p.axes, p.shape, mesh)
-        return jax.ShapeDtypeStruct(p.shape, jnp.float32, sharding=placed)
+        return jax.ShapeDtypeStruct(p.shape, jnp.dtype(dtype), sharding=placed)
 
     return jax.tree.map(struct, declarations)
 

@@ -103,7 +103,7 @@ def memory_of(
     """The encoder's output as each of these layers' cross-attention will read it."""
 
     def read(cross):
-        return tuple(array.swapaxes(1, 2) for array in keys_and_values(cross, encoded))
+        return tuple(array.swapaxes(1, 2) for array in keys_and_values(cross, encoded, cfg))
 
     if cfg.scan_layers and not isinstance(layers, tuple):
         return Memory(*jax.vmap(read)(layers["cross"]), mask)

@@ -15,7 +15,7 @@ ROWS = [
     ["checks"],
     ["config", "sharding"],
     ["params"],
-    ["feedforward", "kernels", "losses"],
+    ["feedforward", "kernels", "losses", "rotary"],
     ["embeddings"],
     ["attention"],
     ["stack"],

@@ -116,7 +116,7 @@ def test_logits_loss_and_gradients_are_transformers_own(family, record_property)
     errors = {"logits": relative_error(logits[real], golden["logits"][real])}
     if cfg.head == "pretraining":
         batch["next_sentence"] = jnp.array(golden["next_sentence"])
-        judged = bert.next_sentence(params, bert.pooled(params, encode(params, batch["inputs"], cfg, **inputs)))
+        judged = bert.next_sentence(params, bert.pooled(params, encode(params, batch["inputs"], cfg, **inputs), cfg))
         errors["next sentence"] = relative_error(judged, golden["next_sentence_logits"])
     (found, _), grads = loss_and_grads(params, batch, cfg)
     errors["loss"] = relative_error(found, golden["loss"])
@@ -230,7 +230,7 @@ def test_next_sentences_add_their_mean_loss_and_count_who_is_right():
     cfg = replace(PRETRAINING, label_smoothing=0.1)
     params, batch = draw(bert.declare(cfg)), drawn_batch(cfg)
     states = encode(params, batch["inputs"], cfg, mask=batch["mask"], segments=batch["segments"])
-    judged = bert.next_sentence(params, bert.pooled(params, states))
+    judged = bert.next_sentence(params, bert.pooled(params, states, cfg))
     nats, right = cross_entropy(np.asarray(judged, np.float64), batch["next_sentence"])  # never smoothed
     both, sums = loss(params, batch, cfg)
     alone, masked = loss(params, {name: x for name, x in batch.items() if name != "next_sentence"}, cfg)

@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 from tiny import SCHEMES, TINY, apply, draw, draw_tokens, loss, loss_and_grads, unchecked
 
-from jaxgpt import config, gpt, kernels
-from jaxgpt.config import ModelConfig
+from jaxgpt import bert, config, gpt, kernels
+from jaxgpt.config import ModelConfig, RopeScaling
 from jaxgpt.model import declarations
 from jaxgpt.params import count
 
 ONE_LAYER = {scheme: replace(cfg, n_layers=1) for scheme, cfg in SCHEMES.items()}
 LEARNED, SINUSOIDAL, ROTARY, RELATIVE = ONE_LAYER.values()
 TWO_LAYERS = replace(TINY, n_layers=2)
+ENCODER = replace(LEARNED, architecture="encoder")
 
 
 @pytest.mark.parametrize(
@@ -88,7 +89,7 @@ def test_derived_fields_follow_what_they_derive_from():
         (TINY, "norm", "batch", "batch", "one of layer, rms"),
         (TINY, "norm_position", "mid", "mid", "one of pre, post"),
         (TINY, "norm_epsilon", 0.0, 0.0, "a number above 0"),
-        (TINY, "position", "alibi", "alibi", "one of learned, sinusoidal, rotary, relative"),
+        (TINY, "position", "alibi", "alibi", "one of learned, sinusoidal, sinusoidal_split, rotary"),
         (TINY, "activation", "swish", "swish", "one of gelu, gelu_tanh, relu, silu"),
         (TINY, "label_smoothing", 1.0, 1.0, "a number in [0, 1)"),
         (TINY, "n_segments", -1, -1, "an integer of at least 0"),
@@ -106,6 +107,15 @@ def test_derived_fields_follow_what_they_derive_from():
         (ROTARY, "rope_theta", 0.0, 0.0, "a number above 0"),
         (SINUSOIDAL, "d_model", 7, 7, "an even width, as position='sinusoidal'"),
         (TINY, "rope_theta", 1e4, 1e4, "None, as only position='rotary' reads it"),
+        (TINY, "rope_width", 2, 2, "None, as only position='rotary' reads it"),
+        (ROTARY, "rope_width", 6, 6, "an even number up to head_dim=4"),
+        (ROTARY, "rope_width", 3, 3, "an even number up to head_dim=4"),
+        (ROTARY, "position_offset", 2, 2, "0, as only position='learned' reads it"),
+        (TINY, "attention_scale", 0.0, 0.0, "a number above 0"),
+        (TINY, "attention_bias", "query", "query", "one of none, inputs, all or None"),
+        (TINY, "pooler_activation", "relu", "relu", "None, as only an encoder with head='pretraining', 'sequence'"),
+        (ENCODER, "head_bias", True, True, "nothing, as architecture='encoder' does not read it"),
+        (ENCODER, "logit_scale", 0.5, 0.5, "nothing, as architecture='encoder' does not read it"),
         (TINY, "relative_buckets", 32, 32, "None, as only position='relative' reads it"),
         (ROTARY, "relative_max_distance", 128, 128, "None, as only position='relative' reads it"),
         (RELATIVE, "relative_buckets", 3, 3, "an integer of at least 4"),
@@ -117,6 +127,27 @@ def test_a_mistake_is_refused_with_field_found_and_expected(base, field, value, 
     named = "relative_max_distance" if value == 256 else field
     with pytest.raises(ValueError, match=re.escape(f"model.{named}: found {found!r}, expected {expected}")):
         unchecked(base, **{field: value})
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"kind": "linear"}, "factor: found None, expected a value, as kind='linear'"),
+        ({"kind": "linear", "factor": 0.0}, "factor: found 0.0, expected numbers above 0"),
+        ({"kind": "linear", "factor": 2.0, "original_length": 8}, "original_length: found 8, expected None, as"),
+        ({"kind": "ntk"}, "kind: found 'ntk', expected one of linear, llama3, longrope, yarn"),
+        ({"kind": "longrope", "short": (1.0, "2")}, "short: found (1.0, '2'), expected a tuple, each a number or None"),
+    ],
+)
+def test_a_scaling_of_rotary_positions_has_the_fields_of_its_kind(values, message):
+    with pytest.raises(ValueError, match=re.escape(f"model.rope_scaling.{message}")):
+        unchecked(RopeScaling("linear", 2.0), **{"factor": None} | values)
+
+
+def test_longrope_has_a_factor_for_each_pair():
+    scaling = RopeScaling("longrope", original_length=7, short=(1.0,), long=(1.0, 2.0), magnitude=1.0)
+    with pytest.raises(ValueError, match=re.escape("rope_scaling.short: found (1.0,), expected 2 numbers, one a pair")):
+        replace(ROTARY, rope_scaling=scaling)
 
 
 # Every field: a config, another value, and what must then differ. "shapes", "values": of the fresh parameters;
@@ -132,7 +163,7 @@ CHANGES = {
     "n_segments": [(replace(LEARNED, architecture="encoder"), 2, "shapes")],
     "embedding_norm": [(LEARNED, True, "shapes")],
     "embedding_scale": [(LEARNED, True, "logits")],
-    "head": [(replace(LEARNED, architecture="encoder"), head, "shapes") for head in ("pretraining", "none")],
+    "head": [(replace(LEARNED, architecture="encoder"), head, "shapes") for head in ("pretraining", "pooled", "none")],
     "n_classes": [(replace(LEARNED, architecture="encoder", head="token", n_classes=3), 4, "shapes")],
     "label_smoothing": [(LEARNED, 0.1, "loss")],
     "n_heads": [(LEARNED, 8, "shapes")],
@@ -145,8 +176,19 @@ CHANGES = {
     "position": [
         (LEARNED, "sinusoidal", "shapes"),
         (LEARNED, "relative", "shapes"),
+        (SINUSOIDAL, "sinusoidal_split", "logits"),
         (SINUSOIDAL, "rotary", "logits"),
     ],
+    "position_offset": [(LEARNED, 2, "shapes")],
+    "attention_bias": [(LEARNED, "inputs", "shapes"), (LEARNED, "none", "shapes"), (ROTARY, "all", "shapes")],
+    "mlp_bias": [(LEARNED, False, "shapes"), (ROTARY, True, "shapes")],
+    "qk_norm": [(ROTARY, True, "shapes")],
+    "attention_scale": [(LEARNED, 1.0, "logits")],
+    "head_bias": [(LEARNED, True, "shapes")],
+    "logit_scale": [(LEARNED, 0.5, "logits")],
+    "pooler_activation": [(replace(ENCODER, head="pooled"), "relu", "pooled")],
+    "rope_width": [(ROTARY, 2, "logits")],
+    "rope_scaling": [(ROTARY, RopeScaling("linear", 2.0), "logits")],
     "rope_theta": [(ROTARY, None, "logits"), (ROTARY, 51.0, "logits")],
     "relative_buckets": [(RELATIVE, 7, "shapes"), (replace(RELATIVE, relative_max_distance=None), None, "shapes")],
     "relative_max_distance": [(RELATIVE, 17, "logits"), (RELATIVE, None, "logits")],
@@ -198,6 +240,9 @@ def test_changing_any_field_changes_parameters_or_logits_or_the_program(field):
                 first, second = (apply(params, tokens, cfg, key=key) for cfg in (base, changed))
             assert jnp.isfinite(second).all()
             assert jnp.abs(first - second).max() > 1e-5
+        if effect == "pooled":
+            params, states = draw(bert.declare(base)), jnp.ones((1, 1, base.d_model))
+            assert jnp.abs(bert.pooled(params, states, base) - bert.pooled(params, states, changed)).max() > 1e-3
         if effect == "loss":
             params, batch = draw(gpt.declare(base)), {"inputs": tokens, "targets": tokens[:, ::-1]}
             assert abs(loss(params, batch, base)[0] - loss(params, batch, changed)[0]) > 1e-3

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tiny import SCHEMES, TINY, draw, draw_tokens
 
-from jaxgpt.embeddings import embed, embedding_params, relative_bias, relative_bucket, relative_params, rotate, sinusoid
+from jaxgpt.embeddings import embed, embedding_params, relative_bias, relative_bucket, relative_params, sinusoid
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "t5_buckets.npz")
 POSITIONS = np.array([[0, 1, 2, 3, 4], [7, 0, 700, 256, 257]])  # any order, and past bfloat16's integers
@@ -22,31 +22,18 @@ def test_a_sinusoid_is_sines_in_even_columns_and_cosines_in_odd_ones():
             np.testing.assert_allclose(found[row, column, 2 * i : 2 * i + 2], wanted, atol=1e-4 if angle > 9 else 1e-6)
 
 
-@pytest.mark.parametrize(("theta", "base"), [(None, 10000.0), (50.0, 50.0)])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_rotation_turns_the_pairs_half_a_head_apart(theta, base, dtype):
-    x = np.asarray(jnp.array(np.random.default_rng(0).normal(size=(2, 5, 3, 6))).astype(dtype), np.float64)
-    found = rotate(jnp.array(x, dtype), jnp.array(POSITIONS), theta)
-    pairs = x[..., :3] + 1j * x[..., 3:]
-    turned = pairs * np.exp(1j * POSITIONS[:, :, None, None] * base ** (-np.arange(3) / 3))
-    wanted = np.concatenate([turned.real, turned.imag], -1)
-    assert found.dtype == dtype
-    np.testing.assert_allclose(found.astype("float32"), wanted, atol=2e-4 if dtype == "float32" else 2e-2)
+def test_a_split_sinusoid_has_the_same_columns_sines_first():
+    found = np.asarray(sinusoid(jnp.array(POSITIONS), 6))
+    np.testing.assert_array_equal(sinusoid(jnp.array(POSITIONS), 6, split=True), found[..., [0, 2, 4, 1, 3, 5]])
 
 
-def test_rotated_scores_depend_on_the_distance_alone():
-    query, key = np.random.default_rng(0).normal(size=(2, 1, 1, 1, 8)).astype(np.float32)
-
-    def score(query_position, key_position):
-        turned = [
-            rotate(jnp.array(x), jnp.array([[p]]), 50.0) for x, p in ((query, query_position), (key, key_position))
-        ]
-        return float(jnp.vdot(*turned))
-
-    assert score(9, 4) == pytest.approx(score(5, 0), abs=1e-5)
-    assert score(105, 100) == pytest.approx(score(5, 0), abs=1e-4)
-    assert abs(score(9, 5) - score(9, 4)) > 1e-2
-    assert abs(score(4, 9) - score(9, 4)) > 1e-2
+def test_an_offset_table_begins_with_rows_that_no_position_reads():
+    cfg = replace(TINY, position_offset=2)
+    params, tokens = draw(embedding_params(cfg)), draw_tokens(cfg, 2, 5)
+    assert params["position"].shape == (TINY.context_length + 2, TINY.d_model)
+    plain = params | {"position": params["position"][2:]}
+    places = jnp.arange(5)[None]
+    np.testing.assert_array_equal(embed(params, tokens, places, cfg), embed(plain, tokens, places, TINY))
 
 
 def t5_bucket(distance: int, buckets: int, max_distance: int, bidirectional: bool) -> int:

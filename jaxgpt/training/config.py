@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal, get_args, get_type_hints
 
 import tyro
 
@@ -209,11 +209,23 @@ def from_json(text: str) -> TrainConfig:
         raise ValueError(f"found bad JSON ({error}), expected a config") from error
     if not isinstance(values, dict):
         raise ValueError(f"found a JSON {type(values).__name__}, expected a config")
-    check_names(values, TrainConfig)
     for name, kind in SECTIONS.items():
         require(isinstance(values.get(name), dict), name, values.get(name), f"the fields of {kind.__name__}")
-        check_names(values[name], kind, name)
-    return TrainConfig(**values | {name: kind(**values[name]) for name, kind in SECTIONS.items()})
+    return _build(TrainConfig, values)
+
+
+def _build(kind: type, values: dict[str, Any], section: str = "") -> Any:
+    """The dataclass of these fields, those that hold a dataclass built alike; JSON has lists for tuples."""
+    check_names(values, kind, section)
+
+    def value(name, found):
+        inner = next((k for k in (hints[name], *get_args(hints[name])) if dataclasses.is_dataclass(k)), None)
+        if inner is not None and isinstance(found, dict):
+            return _build(inner, found, f"{section}.{name}".removeprefix("."))
+        return tuple(found) if isinstance(found, list) else found
+
+    hints = get_type_hints(kind)
+    return kind(**{name: value(name, found) for name, found in values.items()})
 
 
 def differences(old: TrainConfig, new: TrainConfig) -> list[str]:
