@@ -392,7 +392,12 @@ def test_shards_pass_through_memory_one_by_one(tmp_path):
 
 def test_any_order_in_memory_is_written_as_it_reads(tmp_path):
     x = np.arange(24.0, dtype=np.float32).reshape(4, 6)
-    views = {"t": x.T, "steps": x[::2, ::-1], "fortran": np.asfortranarray(x), "broadcast": np.broadcast_to(x[0], (3, 6))}
+    views = {
+        "t": x.T,
+        "steps": x[::2, ::-1],
+        "fortran": np.asfortranarray(x),
+        "broadcast": np.broadcast_to(x[0], (3, 6)),
+    }
     write(tmp_path, views)
     assert same(contents(tmp_path), views)
 
@@ -456,7 +461,9 @@ def test_a_death_at_any_step_leaves_the_old_or_the_new(tmp_path, monkeypatch, be
             seen.add("old" if same(found, old) else "new")
         write(folder, new, SAVES[after])  # the next save finishes and tidies up
         assert same(contents(folder), new)
-        shards = {} if after == "one" else set(json.loads((folder / INDEX).read_text())["weight_map"].values()) | {INDEX}
+        shards = (
+            {} if after == "one" else set(json.loads((folder / INDEX).read_text())["weight_map"].values()) | {INDEX}
+        )
         assert {path.name for path in folder.iterdir()} == {"config.json"} | (shards or {SINGLE})
     assert last > 2
     assert seen == ({"old", "new"} if before else {"new"})
