@@ -3,6 +3,7 @@
 import json
 import os
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Collection, Container, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from operator import index
@@ -158,13 +159,24 @@ def read_state(folder: str | Path) -> dict[str, Any]:
 
 
 def read_object(file: Path) -> dict[str, Any]:
-    """The JSON object in file; empty if there is no file. Raises ValueError, naming the file, for anything else."""
+    """The JSON object in file; empty if there is no file. Raises ValueError, naming the file, for anything else.
+
+    A name that stands twice in an object is refused too: readers differ in which of the two they take.
+    """
     try:
-        found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    except ValueError as error:
+        text = file.read_text(encoding="utf-8") if file.is_file() else "{}"
+        found = json.loads(text, object_pairs_hook=_once)
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{file}: found bad JSON ({error}), expected an object") from error
     if not isinstance(found, dict):
         raise ValueError(f"{file}: found a JSON {type(found).__name__}, expected an object")
+    return found
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError(f"{Counter(name for name, _ in pairs).most_common(1)[0][0]!r} stands twice")
     return found
 
 

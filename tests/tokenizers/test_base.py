@@ -2,7 +2,7 @@ import pytest
 import tokenizers as library
 
 from jaxgpt.tokenizers import BPETokenizer, CharTokenizer, JSONTokenizer, WordTokenizer
-from jaxgpt.tokenizers.base import as_texts, write_whole
+from jaxgpt.tokenizers.base import as_texts, read_object, write_whole
 
 
 def test_a_save_that_fails_leaves_what_was_there(tmp_path):
@@ -11,6 +11,13 @@ def test_a_save_that_fails_leaves_what_was_there(tmp_path):
         write_whole(tmp_path / "file", "half\ud800")
     assert (tmp_path / "file").read_text() == "before"
     assert [file.name for file in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("text", ["[]", "{", '{"a": 1, "b": 2, "a": 1}', '{"a": ' + "[" * 100_000, "\udcff"])
+def test_a_damaged_object_is_refused_by_the_name_of_its_file(tmp_path, text):
+    (tmp_path / "file").write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(ValueError, match=f"{tmp_path / 'file'}: found "):
+        read_object(tmp_path / "file")
 
 
 def test_texts_are_streamed():
