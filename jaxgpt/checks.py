@@ -5,7 +5,16 @@ from difflib import get_close_matches
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-_WORDS = {int: "an integer", float: "a number", bool: "True or False", str: "a string", NoneType: "None"}
+_WORDS = {
+    int: "an integer",
+    float: "a number",
+    bool: "True or False",
+    str: "a string",
+    list: "a list",
+    dict: "an object",
+    NoneType: "None",
+}
+_UNIONS = (Union, UnionType)  # Literal[...] | None is of the old kind
 
 
 def require(condition: bool, field: str, found: Any, expected: str) -> None:
@@ -22,9 +31,8 @@ def check_types(config: Any, section: str = "") -> None:
     section: what the fields' names begin with, "model" say.
     """
     for name, kind in get_type_hints(type(config)).items():
-        kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)  # of a Literal: Union
         value, field = getattr(config, name), f"{section}.{name}".removeprefix(".")
-        require(any(_holds(value, one) for one in kinds), field, value, " or ".join(map(_words, kinds)))
+        require(holds(value, kind), field, value, words(kind))
 
 
 def check_names(names: Iterable[str], kind: type, section: str = "") -> None:
@@ -44,17 +52,23 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"one of {', '.join(known)}" + (f" (nearest: {close[0]})" if close else "")
 
 
-def _holds(value: Any, kind: Any) -> bool:
+def holds(value: Any, kind: Any) -> bool:
+    """Whether the value is what the annotation says, one of `check_types`."""
+    if get_origin(kind) in _UNIONS:
+        return any(holds(value, one) for one in get_args(kind))
     if get_origin(kind) is Literal:
         return value in get_args(kind)
     if get_origin(kind) is tuple:
-        return isinstance(value, tuple) and all(_holds(one, get_args(kind)[0]) for one in value)
+        return isinstance(value, tuple) and all(holds(one, get_args(kind)[0]) for one in value)
     return isinstance(value, (int, float) if kind is float else kind) and (kind is bool or not isinstance(value, bool))
 
 
-def _words(kind: Any) -> str:
+def words(kind: Any) -> str:
+    """The annotation, as the error for a value that does not hold it has it."""
+    if get_origin(kind) in _UNIONS:
+        return " or ".join(map(words, get_args(kind)))
     if get_origin(kind) is Literal:
         return "one of " + ", ".join(get_args(kind))
     if get_origin(kind) is tuple:
-        return f"a tuple, each {_words(get_args(kind)[0])}"
+        return f"a tuple, each {words(get_args(kind)[0])}"
     return _WORDS.get(kind) or f"{kind.__name__}(...)"

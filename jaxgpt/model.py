@@ -8,6 +8,7 @@ import jax
 
 from jaxgpt import bert, gpt, seq2seq
 from jaxgpt import params as P
+from jaxgpt.checks import check_types
 from jaxgpt.config import ModelConfig
 from jaxgpt.tokenizers import Tokenizer
 
@@ -23,7 +24,9 @@ class GenerationDefaults:
     banned_tokens: tuple[int, ...] = ()
     """Ids that are never chosen."""
     max_new_tokens: int | None = None
-    """Most tokens of a text (None: the caller says)."""
+    """Most tokens of a text, its prompt not counted (None: the caller says)."""
+    max_length: int | None = None
+    """Most tokens of a text, its prompt (or start token) counted, where max_new_tokens is None."""
     do_sample: bool = False
     """Draw tokens; otherwise the likeliest is taken."""
     temperature: float = 1.0
@@ -40,6 +43,9 @@ class GenerationDefaults:
     early_stopping: bool = False
     """As of `beam.advance`."""
 
+    def __post_init__(self):
+        check_types(self)
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -55,6 +61,8 @@ class Settings:
     """How the states of a text become its vector."""
     normalize: bool = False
     """Whether that vector is divided by its length."""
+    max_tokens: int | None = None
+    """Where a text is cut that becomes a vector (None: it must fit in context_length)."""
     prefixes: tuple[tuple[str, str], ...] = ()
     """Pairs of a task and what a text for it begins with ("summarization", "summarize: ")."""
 

@@ -51,6 +51,18 @@ def stack(declarations: Declarations, n: int) -> Declarations:
     return jax.tree.map(lambda p: replace(p, shape=(n, *p.shape), axes=("layers", *p.axes)), declarations)
 
 
+def by_layer(declarations: Declarations) -> Declarations:
+    """The same declarations with a tuple of one tree a layer in place of each stack."""
+
+    def walk(tree, name=""):
+        if name != "layers":
+            return {key: walk(branch, key) for key, branch in tree.items()} if isinstance(tree, dict) else tree
+        one = jax.tree.map(lambda p: replace(p, shape=p.shape[1:], axes=p.axes[1:]), tree)
+        return (one,) * jax.tree.leaves(tree)[0].shape[0]
+
+    return walk(declarations)
+
+
 def unstack(params: PyTree[Array] | tuple, n: int) -> tuple[PyTree[Array], ...]:
     """One tree a layer out of stacked parameters; a tuple, which is unstacked already, is returned as it is."""
     if isinstance(params, tuple):

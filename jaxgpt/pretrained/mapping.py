@@ -152,7 +152,9 @@ def check(
     found = weights.tensors
     if missing := [name for name in expected if name not in found]:
         shapes = ", ".join(f"{name} {expected[name]}" for name in missing[:5])
-        raise ValueError(f"{weights.folder}: found {len(missing)} tensors missing, expected {shapes}{_more(missing)}")
+        raise ValueError(
+            f"{weights.folder}: missing tensors: found {len(missing)}, expected none: {shapes}{_more(missing)}"
+        )
     for name, shape in expected.items():
         file, held, dtype = found[name]
         require(held == shape, f"{file}: shape of {name}", held, str(shape))
@@ -161,7 +163,9 @@ def check(
     extra = [name for name in found.keys() - expected if not any(fnmatchcase(name, pattern) for pattern in ignore)]
     if extra := sorted(extra):
         shapes = ", ".join(f"{name} {found[name].shape}" for name in extra[:5])
-        raise ValueError(f"{weights.folder}: found {len(extra)} tensors that the model lacks, {shapes}{_more(extra)}")
+        raise ValueError(
+            f"{weights.folder}: unknown tensors: found {len(extra)}, expected none: {shapes}{_more(extra)}"
+        )
 
 
 def _more(names: list[str]) -> str:

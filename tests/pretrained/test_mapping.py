@@ -32,12 +32,9 @@ LEAVES = {
     "gate": ((D, F), ("embed", "mlp"), Stored("gate_up.weight", ((1,), (0,)), Part(0, 0, 2 * F))),
     "up": ((D, F), ("embed", "mlp"), Stored("gate_up.weight", ((1,), (0,)), Part(0, F, 2 * F))),
     # GPT-2: columns of all three.
-    **{
-        f"gpt2_{name}": (
-            (D, H, K), ("embed", "heads", "head_dim"), Stored("c_attn.weight", ((0,), (1, 2)), Part(1, i * H * K, 3 * H * K)),
-        )
-        for i, name in enumerate(["query", "key", "value"])
-    },
+    "gpt2_query": ((D, H, K), ("embed", "heads", None), Stored("c_attn.weight", ((0,), (1, 2)), Part(1, 0, 3 * H * K))),
+    "gpt2_key": ((D, H, K), ("embed", "heads", None), Stored("c_attn.weight", ((0,), (1, 2)), Part(1, 12, 3 * H * K))),
+    "gpt2_value": ((D, H, K), ("embed", None, None), Stored("c_attn.weight", ((0,), (1, 2)), Part(1, 24, 3 * H * K))),
     "layers": (
         (L, D, H, K),
         ("layers", "embed", "heads", "head_dim"),
@@ -233,12 +230,12 @@ def refused(weights, match, ignore=()):
 def test_a_missing_tensor_is_named_with_its_shape(tmp_path):
     tensors = stored(draw())
     del tensors["qkv.weight"]
-    refused(save(tmp_path, tensors), rf"{tmp_path}: found 1 tensors missing, expected qkv\.weight \(24, 6\)$")
+    refused(save(tmp_path, tensors), rf"{tmp_path}: missing tensors: found 1, expected none: qkv\.weight \(24, 6\)$")
 
 
 def test_of_many_missing_tensors_five_are_named(tmp_path):
     weights = save(tmp_path, {"norm.weight": draw()["norm"]})
-    refused(weights, rf"found 15 tensors missing, expected c_proj\.weight \(12, 6\), .* and 10 more$")
+    refused(weights, r"missing tensors: found 15, expected none: c_proj\.weight \(12, 6\), .* and 10 more$")
 
 
 @pytest.mark.parametrize("name", stored(draw()))
@@ -261,23 +258,26 @@ def test_integers_are_refused_where_they_are_asked_for(tmp_path):
 def test_tensors_beyond_the_mapping_are_named_unless_they_are_ignored(tmp_path):
     extra = {f"{i}.rotary_emb.inv_freq": np.zeros(2, np.float32) for i in range(6)}
     weights = save(tmp_path, stored(draw()) | extra | {"position_ids": np.arange(3)})
-    refused(weights, r"found 7 tensors that the model lacks, 0\.rotary_emb\.inv_freq \(2,\), .* and 2 more$")
-    refused(weights, r"found 1 tensors that the model lacks, position_ids \(3,\)$", ["*.rotary_emb.inv_freq"])
+    refused(weights, r"unknown tensors: found 7, expected none: 0\.rotary_emb\.inv_freq \(2,\), .* and 2 more$")
+    refused(weights, r"unknown tensors: found 1, expected none: position_ids \(3,\)$", ["*.rotary_emb.inv_freq"])
     assert_same(load_tree(MAPPING, abstract(), weights, ["*.rotary_emb.inv_freq", "position_ids"]), draw())
 
 
 A, B = Part(0, 0, 4), Part(0, 2, 4)
 
 
+GAP, OVERLAP, LONGER, ACROSS = Part(0, 3, 4), Part(0, 1, 4), Part(0, 2, 5), Part(1, 2, 4)
+
+
 @pytest.mark.parametrize(
-    "parts", [(A, None), (A, A), (A, Part(0, 3, 4)), (A, Part(0, 1, 4)), (A, Part(0, 2, 5)), (A, Part(1, 2, 4)), (None, None), (B,)]
-)  # fmt: skip
+    "parts", [(A, None), (None, None), (A,), (B,), (A, A), (A, GAP), (A, OVERLAP), (A, LONGER), (A, ACROSS)]
+)
 def test_parts_that_are_not_the_whole_are_refused(tmp_path, parts):
     mapping = [Stored("x", part=part) for part in parts]
     structs = [jax.ShapeDtypeStruct((2, 2), jnp.float32)] * len(parts)
     weights = save(tmp_path, {"x": np.zeros((4, 2), np.float32)})
     check([Stored("x", part=A), Stored("x", part=B)], structs[:1] * 2, weights)
-    with pytest.raises(ValueError, match="mapping of x: found .*, expected parts that make up the whole"):
+    with pytest.raises(ValueError, match=r"mapping of x: found .*, expected parts that make up the whole"):
         check(mapping, structs, weights)
 
 
