@@ -110,7 +110,7 @@ def generate_tokens(
     key = jax.random.key(0) if key is None else key
     rows = len(prompts) * num_samples
     chunks = _chunks(
-        prepare(params, cfg), prompts, cfg, max_new_tokens, sampler, end_tokens, key, num_samples,
+        prepare(params, cfg.dtype), prompts, cfg, max_new_tokens, sampler, end_tokens, key, num_samples,
         range(cfg.vocab_size) if ids is None else ids, CHUNK, np.zeros(rows, bool),
     )  # fmt: skip
     tokens, scores = [[] for _ in range(rows)], [[] for _ in range(rows)]

@@ -1,22 +1,49 @@
-"""Models from disk: `load` opens the directory of a run."""
+"""Models from disk, of a run's directory or a checkpoint's folder, and to it: `load` and `save`."""
 
+import os
+from dataclasses import replace
 from pathlib import Path
+
+from jax.sharding import Mesh
 
 from jaxgpt import params as P
 from jaxgpt import tokenizers
-from jaxgpt.config import require
-from jaxgpt.model import Model, declarations
+from jaxgpt.checks import require
+from jaxgpt.model import Model, declarations, prepare
+from jaxgpt.pretrained.folder import SHARD_BYTES, read_model, write_model
+from jaxgpt.pretrained.hub import find_folder
 from jaxgpt.training.checkpoints import restore_params
-from jaxgpt.training.directory import CHECKPOINTS, read_config
+from jaxgpt.training.directory import CHECKPOINTS, has_checkpoint, read_config
 
 
-def load(path: str | Path) -> Model:
-    """The model of a run directory: its best checkpoint's parameters and its tokenizer.
+def load(path: str | Path, *, dtype: str | None = None, mesh: Mesh | None = None, revision: str | None = None) -> Model:
+    """The model of a run directory, of a folder in Hugging Face's layout, or of a repository of the hub.
 
-    Raises FileNotFoundError where `path` is no run directory or holds no whole checkpoint, ValueError
-    where the tokenizer has ids that the model lacks.
+    A run's parameters are those of its best checkpoint. Layers come as a tuple, one tree each.
+    dtype: float32, bfloat16 or float16, of parameters and activations (None: as they were saved). mesh: where the
+    parameters go, each device's part straight from the file (None: to one device). revision: of a repository.
+    Raises FileNotFoundError where there is no model, ValueError for one that is damaged, of no known family
+    or would not be computed as its config says: see `pretrained.folder.read_model`.
+    """
+    require(dtype in (None, "float32", "bfloat16", "float16"), "dtype", dtype, "float32, bfloat16 or float16")
+    folder = find_folder(path, revision)
+    return _read_run(folder, dtype, mesh) if has_checkpoint(folder) else read_model(folder, dtype=dtype, mesh=mesh)
+
+
+def save(model: Model, path: str | Path, *, max_shard_bytes: int = SHARD_BYTES) -> None:
+    """Write the model into a folder that `load`, transformers and others open: config, safetensors, tokenizer.
+
+    max_shard_bytes: above it, the weights become several files. A folder that holds a run of training is refused, but
+    by `python -m jaxgpt export`.
+    Raises ValueError, before anything is written, for an architecture that no family of checkpoints expresses, naming
+    the fields that stand in the way.
     """
     folder = Path(path)
+    require(not has_checkpoint(folder), "path", os.fspath(path), "another folder than that of a run")
+    write_model(model, folder, max_shard_bytes=max_shard_bytes)
+
+
+def _read_run(folder: Path, dtype: str | None, mesh: Mesh | None) -> Model:
     cfg = read_config(folder).model
     tokenizer = tokenizers.load(folder)
     require(
@@ -25,4 +52,6 @@ def load(path: str | Path) -> Model:
         tokenizer.vocab_size,
         f"at most model.vocab_size={cfg.vocab_size}",
     )
-    return Model(cfg, restore_params(folder / CHECKPOINTS, P.abstract(declarations(cfg))), tokenizer)
+    cfg = cfg if dtype is None else replace(cfg, dtype=dtype)
+    found = restore_params(folder / CHECKPOINTS, P.abstract(declarations(cfg), mesh))
+    return Model(cfg, prepare(found, dtype or "float32"), tokenizer)

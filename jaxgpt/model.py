@@ -1,7 +1,7 @@
 """A model as its users hold it: what it is, its weights, and how it reads text."""
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import jax
@@ -76,16 +76,18 @@ class Model:
     tokenizer: Tokenizer
     settings: Settings = Settings()
 
-    @property
-    def end_tokens(self) -> tuple[int, ...]:
-        """The ids that end a text."""
-        own = () if self.tokenizer.end_of_text is None else (self.tokenizer.end_of_text,)
-        return self.settings.generation.end_tokens or own
+    @cached_property
+    def generation(self) -> GenerationDefaults:
+        """How its text is made: as the settings say, ended by the tokenizer's end_of_text where they say nothing."""
+        found = self.settings.generation
+        if found.end_tokens or self.tokenizer.end_of_text is None:
+            return found
+        return replace(found, end_tokens=(self.tokenizer.end_of_text,))
 
     @cached_property
     def decode_params(self) -> dict:
         """`prepare`d parameters, made on first use and kept as long as the model: a second copy of the layers."""
-        return prepare(self.params, self.config)
+        return prepare(self.params, self.config.dtype)
 
 
 def declarations(cfg: ModelConfig) -> dict:
@@ -93,22 +95,22 @@ def declarations(cfg: ModelConfig) -> dict:
     return {"decoder": gpt, "encoder": bert, "encoder-decoder": seq2seq}[cfg.architecture].declare(cfg)
 
 
-def prepare(params: dict, cfg: ModelConfig) -> dict:
-    """The same parameters in cfg.dtype, one tree a layer: a loop over tokens then copies no weights.
+def prepare(params: dict, dtype: str) -> dict:
+    """The same parameters in this dtype, one tree a layer: a loop over tokens then copies no weights.
 
     What is so already is returned as it is.
     """
     stacks = [params, params.get("encoder", {}), params.get("decoder", {})]
     unstacked = not any(isinstance(stack.get("layers"), dict) for stack in stacks)
-    ready = unstacked and all(x.dtype == cfg.dtype for x in jax.tree.leaves(params))
-    return params if ready else _prepare(params, cfg)
+    ready = unstacked and all(x.dtype == dtype for x in jax.tree.leaves(params))
+    return params if ready else _prepare(params, dtype)
 
 
-@functools.partial(jax.jit, static_argnames="cfg")
-def _prepare(params: dict, cfg: ModelConfig) -> dict:
+@functools.partial(jax.jit, static_argnames="dtype")
+def _prepare(params: dict, dtype: str) -> dict:
     def unstack(tree, name=""):
         if name == "layers":
             return P.unstack(tree, len(jax.tree.leaves(tree)[0]))
         return {name: unstack(branch, name) for name, branch in tree.items()} if isinstance(tree, dict) else tree
 
-    return P.cast(unstack(params), cfg.dtype)
+    return P.cast(unstack(params), dtype)

@@ -103,7 +103,7 @@ def translate_tokens(
     _check(sources, (start, end, *ids), cfg, beam, length_penalty, max_new_tokens, sampler, batch_size)
     known = jnp.zeros(cfg.vocab_size, bool).at[np.array(ids, int)].set(True)
     key = jax.random.key(0) if key is None else key
-    params = prepare(params, cfg)
+    params = prepare(params, cfg.dtype)
     targets: list[list[int]] = [[] for _ in sources]
     batches = _batches(sources, cfg, max_new_tokens, batch_size)
     if beam > 1 and sources:

@@ -144,7 +144,7 @@ def first_state(params, prompts, ends, slots=19):
 
 
 def test_the_compiled_loop_stops_when_all_rows_have_ended(params):
-    ready, prompts = prepare(params, TINY), [[1, 2, 3], [4, 5]]
+    ready, prompts = prepare(params, "float32"), [[1, 2, 3], [4, 5]]
     free = generate_tokens(params, prompts, TINY, max_new_tokens=10, sampler=DRAWN)
     ends = [free[0][2], free[1][4]]
     needed = max(next(i for i, token in enumerate(row) if token in ends) for row in free)
@@ -158,7 +158,7 @@ def test_the_compiled_loop_stops_when_all_rows_have_ended(params):
 
 
 def test_the_decode_step_writes_its_cache_in_place(params):
-    ready = prepare(params, TINY)
+    ready = prepare(params, "float32")
     cache, rows, is_end = first_state(ready, [[1, 2, 3]], [])
     before = [x.unsafe_buffer_pointer() for x in cache.key]
     after, *_ = decoding.decode_chunk(ready, cache, rows, {"temperature": 1.0}, is_end, jnp.ones(23, bool), 4, TINY)
@@ -167,8 +167,8 @@ def test_the_decode_step_writes_its_cache_in_place(params):
 
 
 def test_prepared_parameters_are_taken_as_they_are(params):
-    ready = prepare(params, TINY)
-    assert prepare(ready, TINY) is ready
+    ready = prepare(params, "float32")
+    assert prepare(ready, "float32") is ready
     assert generate_tokens(ready, PROMPTS, TINY, max_new_tokens=5) == generate_tokens(
         params, PROMPTS, TINY, max_new_tokens=5
     )
@@ -188,7 +188,7 @@ def test_new_lengths_and_numbers_compile_nothing():
 
 def test_computes_in_the_dtype_of_the_config(params):
     cfg = replace(TINY, dtype="bfloat16")
-    assert {leaf.dtype.name for leaf in jax.tree.leaves(prepare(params, cfg))} == {"bfloat16"}
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(prepare(params, cfg.dtype))} == {"bfloat16"}
     (tokens,), (logprobs,) = generate_tokens(params, [[1, 2, 3]], cfg, max_new_tokens=8, logprobs=True)
     logits = jax.jit(gpt.apply, static_argnums=2)(params, jnp.array([[1, 2, 3, *tokens]]), cfg)[0]
     expected = jax.nn.log_softmax(logits)[np.arange(2, 10), np.array(tokens)]

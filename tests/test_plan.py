@@ -51,7 +51,7 @@ block = {
     name: jax.ShapeDtypeStruct((k, rows, n), kind, sharding=named((None, "batch", "time"), (k, rows, n), mesh))
     for name, (kind, n) in shapes.items()
 }
-weights = jax.eval_shape(lambda p: prepare(p, model), params.abstract(declarations))
+weights = jax.eval_shape(lambda p: prepare(p, model.dtype), params.abstract(declarations))
 ids, number = jax.ShapeDtypeStruct((model.vocab_size,), bool), jax.ShapeDtypeStruct((), jnp.int32)
 four = jax.ShapeDtypeStruct((4, time), jnp.int32)
 

@@ -31,6 +31,8 @@ class Family:
 
     name: str
     """model_type in config.json."""
+    kind: str
+    """The ModelConfig.architecture of all its models."""
     architectures: Mapping[str, str]
     """Names of its models in transformers ("BertForMaskedLM"), each with the ModelConfig.head it has."""
     read: Callable[[Fields, str], ModelConfig]
@@ -43,7 +45,7 @@ class Family:
     """What the names of the body's tensors begin with ("bert."), which a bare model's file leaves out."""
     ignored: tuple[str, ...] = ()
     """Patterns of tensors that a file may hold and that say nothing."""
-    aliases: Mapping[str, str] = {}  # noqa: RUF012 - never changed
+    aliases: Mapping[str, str] = {}
     """Endings of tensors' names in old files, and what they are now (".gamma": ".weight")."""
 
 

@@ -53,9 +53,7 @@ def _generation(folder: Path, config: dict[str, Any]) -> GenerationDefaults:
     # Before there was a file of its own, config.json said how text is made.
     own = read_object(folder / GENERATION_FILE)
     file, found = (folder / GENERATION_FILE, own) if own else (folder / "config.json", config)
-    ignored = [
-        f"{name}={found[name]!r}" for name, idle in _NOT_DONE.items() if found.get(name) not in (None, *idle)
-    ]
+    ignored = [f"{name}={found[name]!r}" for name, idle in _NOT_DONE.items() if found.get(name) not in (None, *idle)]
     if ignored:
         warnings.warn(f"{file}: nothing here does {', '.join(ignored)}: text will differ", stacklevel=2)
     values = {name: found[name] for name in _SAME if found.get(name) is not None}
@@ -105,9 +103,7 @@ def write_settings(settings: Settings, folder: Path, width: int, is_encoder: boo
         return
     kinds = ["Transformer", "Pooling", *(["Normalize"] if settings.normalize else [])]
     paths = ["", _POOLING, "2_Normalize"]
-    modules = [
-        {"idx": i, "name": str(i), "path": paths[i], "type": f"{_MODULE}{kind}"} for i, kind in enumerate(kinds)
-    ]
+    modules = [{"idx": i, "name": str(i), "path": paths[i], "type": f"{_MODULE}{kind}"} for i, kind in enumerate(kinds)]
     modes = {name: mode == settings.pooling for name, mode in _MODES.items()}
     write_whole(folder / _POOLING / "config.json", json.dumps({"word_embedding_dimension": width} | modes, indent=2))
     longest = {} if settings.max_tokens is None else {"max_seq_length": settings.max_tokens}

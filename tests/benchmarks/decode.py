@@ -61,7 +61,7 @@ def main():
     args = parser.parse_args()
 
     cfg = config.gpt2("124M")
-    weights = prepare(gpt.init(jax.random.key(0), cfg), cfg)
+    weights = prepare(gpt.init(jax.random.key(0), cfg), cfg.dtype)
     floor = 4 * (params.count(gpt.declare(cfg)) - cfg.context_length * cfg.d_model) / bandwidth() * 1e3
     for batch in args.batch:
         tokens = np.random.default_rng(0).integers(0, cfg.vocab_size, (batch, PROMPT))
