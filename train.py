@@ -19,8 +19,9 @@ def train(config: TrainConfig) -> None:
     import jax  # after the command line: --help and mistakes answer at once
 
     from jaxgpt import params
+    from jaxgpt.loading import export
     from jaxgpt.sharding import make_mesh
-    from jaxgpt.training import directory, objectives
+    from jaxgpt.training import directory, init_from, objectives
     from jaxgpt.training.checkpoints import NOT_EVALUATED, Checkpoints
     from jaxgpt.training.loop import blocks, evaluator, restore_or_init
     from jaxgpt.training.optimizer import make_optimizer
@@ -33,7 +34,7 @@ def train(config: TrainConfig) -> None:
     join_processes()
     keep_compiled_programs()
     mesh = make_mesh(config.mesh)
-    config = directory.start_from(config)
+    config = init_from.adopt(config)
     objective = objectives.find(config.objective)
     objective.check(config)
 
@@ -83,6 +84,11 @@ def train(config: TrainConfig) -> None:
                     break
             report.plot()
         checkpoints.wait()
+        if int(state.step) == loop.steps:
+            try:
+                print(f"for other libraries: {run} is a {export(run, mesh=mesh)} checkpoint too")
+            except ValueError as error:
+                print(f"not for other libraries: {error}")
     print(f"run: {run}")
 
 

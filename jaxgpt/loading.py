@@ -33,14 +33,27 @@ def load(path: str | Path, *, dtype: str | None = None, mesh: Mesh | None = None
 def save(model: Model, path: str | Path, *, max_shard_bytes: int = SHARD_BYTES) -> None:
     """Write the model into a folder that `load`, transformers and others open: config, safetensors, tokenizer.
 
-    max_shard_bytes: above it, the weights become several files. A folder that holds a run of training is refused, but
-    by `python -m jaxgpt export`.
+    max_shard_bytes: above it, the weights become several files. The directory of a run is refused: see `export`.
     Raises ValueError, before anything is written, for an architecture that no family of checkpoints expresses, naming
     the fields that stand in the way.
     """
     folder = Path(path)
     require(not has_checkpoint(folder), "path", os.fspath(path), "another folder than that of a run")
     write_model(model, folder, max_shard_bytes=max_shard_bytes)
+
+
+def export(
+    run: str | Path, out: str | Path | None = None, *, mesh: Mesh | None = None, max_shard_bytes: int = SHARD_BYTES
+) -> str:
+    """Make a run directory a folder of Hugging Face's layout too (or write one to `out`); returns its family's name.
+
+    What `load` finds in the run: the parameters of its best checkpoint, on the mesh on their way. Raises as `save`.
+    """
+    folder = Path(run)
+    require(has_checkpoint(folder), "run", os.fspath(run), "the directory of a run that has saved a checkpoint")
+    target = folder if out is None else Path(out)
+    require(target == folder or not has_checkpoint(target), "out", os.fspath(target), "no other run's directory")
+    return write_model(load(folder, mesh=mesh), target, max_shard_bytes=max_shard_bytes).name
 
 
 def _read_run(folder: Path, dtype: str | None, mesh: Mesh | None) -> Model:

@@ -333,7 +333,7 @@ def test_a_vocabulary_that_does_not_fit_a_start_is_refused(runner, finished):
     (run / "train_config.json").write_text(json.dumps(config))
     message = runner.refuse("from_narrow", "--init_from", str(run))
     assert message == f"error: model.vocab_size: found 9 in {run}, expected the tokenizer's 16"
-    assert "found no train_config.json" in runner.refuse("from_nowhere", "--init_from", str(runner.folder / "nowhere"))
+    assert "found no folder" in runner.refuse("from_nowhere", "--init_from", str(runner.folder / "nowhere"))
 
 
 def make(folder, name, content):

@@ -104,10 +104,8 @@ def express(cfg: ModelConfig, prefer: str | None = None) -> tuple[Family, dict[s
     if not obstacles:
         raise ValueError(f"model.head: found {cfg.head!r}, expected one that a family of checkpoints has")
     name = min(obstacles, key=lambda name: len(obstacles[name]))
-    reasons = "; ".join(
-        f"model.{field}: found {ours!r}, expected {theirs!r}" for field, ours, theirs in obstacles[name]
-    )
-    raise ValueError(f"no family of checkpoints has this architecture: {reasons}, as {name}, the nearest, has it")
+    reasons = [f"model.{field}: found {ours!r}, expected {theirs!r}" for field, ours, theirs in obstacles[name]]
+    raise ValueError(f"no family of checkpoints has this model; {'; '.join(reasons)}, as {name}, the nearest, has it")
 
 
 def stacked(mapping: Mapping) -> Mapping:

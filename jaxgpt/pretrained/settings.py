@@ -23,7 +23,8 @@ _NOT_DONE = {
     "no_repeat_ngram_size": (0,), "encoder_no_repeat_ngram_size": (0,), "encoder_repetition_penalty": (1.0,),
     "diversity_penalty": (0.0,), "num_beam_groups": (1,), "typical_p": (1.0,), "epsilon_cutoff": (0.0,),
     "eta_cutoff": (0.0,), "min_length": (0,), "min_new_tokens": (0,), "forced_bos_token_id": (),
-    "sequence_bias": (), "begin_suppress_tokens": ([],), "exponential_decay_length_penalty": (), "guidance_scale": (1.0,),
+    "sequence_bias": (), "begin_suppress_tokens": ([],), "exponential_decay_length_penalty": (),
+    "guidance_scale": (1.0,),
     "penalty_alpha": (0.0,), "watermarking_config": (), "prompt_lookup_num_tokens": (),
 }  # fmt: skip
 

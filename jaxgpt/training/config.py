@@ -126,7 +126,7 @@ class TrainConfig:
     out: str = "runs/run"
     """Run directory (runs/run: runs/ and the config file's name)."""
     init_from: str | None = None
-    """Run directory whose parameters, architecture and tokenizer to start from."""
+    """Run directory, or folder or repository of the hub, whose parameters, architecture and tokenizer to start from."""
     resume: bool = True
     """Go on from the run directory's last checkpoint; otherwise move an old run aside and start over."""
 

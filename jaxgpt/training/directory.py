@@ -74,25 +74,6 @@ def claim(config: TrainConfig, log: Callable[[str], None] = print) -> Path:
     return folder
 
 
-def start_from(config: TrainConfig, log: Callable[[str], None] = print) -> TrainConfig:
-    """The config with the architecture and tokenizer of the run that init_from names; head and ways to compute stay.
-
-    A run that goes on needs its own directory only. Raises ValueError where the run named has no checkpoint.
-    """
-    if config.init_from is None:
-        return config
-    goes_on = config.resume and has_checkpoint(Path(config.out))
-    folder = Path(config.out if goes_on else config.init_from)
-    source = read_config(folder).model
-    if not has_checkpoint(folder):
-        raise ValueError(f"init_from: found no checkpoint in {folder}, expected a run that has saved one")
-    own = ("head", "n_classes", "dropout", "label_smoothing", "dtype", "attention", "scan_layers", "remat")
-    log(f"init_from: model and tokenizer are those of {folder}; of --model.* only {', '.join(own)} are this run's")
-    model = dataclasses.replace(source, **{name: getattr(config.model, name) for name in own})
-    data = dataclasses.replace(config.data, tokenizer=f"saved:{config.init_from}")
-    return dataclasses.replace(config, model=model, data=data)
-
-
 def settle(config: TrainConfig, vocab_size: int) -> TrainConfig:
     """The config whose model has room for every token of the tokenizer.
 

@@ -2,24 +2,20 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import optax
-from flax import traverse_util
 from jax.sharding import Mesh
-from jaxtyping import Array, PyTree
 
-from jaxgpt import model
 from jaxgpt import params as P
 from jaxgpt.data.batches import Batches
 from jaxgpt.data.prefetch import prefetch
 from jaxgpt.sharding import place
-from jaxgpt.training.checkpoints import Checkpoints, restore_params
+from jaxgpt.training.checkpoints import Checkpoints
 from jaxgpt.training.config import TrainConfig
-from jaxgpt.training.directory import CHECKPOINTS, read_config
+from jaxgpt.training.init_from import overlay, parameters
 from jaxgpt.training.objectives import Objective, Task
 from jaxgpt.training.state import TrainState, abstract_state, init_state
 from jaxgpt.training.step import Block, block_ends, compile_evaluate
@@ -44,27 +40,8 @@ def restore_or_init(
         return restored
     state = init_state(jax.random.key(config.train.seed), declarations, optimizer, mesh)
     if config.init_from is not None:
-        folder = Path(config.init_from)
-        theirs = P.abstract(model.declarations(read_config(folder).model), mesh)
-        found = restore_params(folder / CHECKPOINTS, theirs)
-        state = state.replace(params=overlay(state.params, found))
+        state = state.replace(params=overlay(state.params, parameters(config.init_from, mesh)))
     return state
-
-
-def overlay(params: PyTree[Array], source: PyTree[Array], log: Callable[[str], None] = print) -> PyTree[Array]:
-    """The parameters, with source's in place of those that have its name and shape; log is told of the others.
-
-    Raises ValueError where there is none to take.
-    """
-    mine, theirs = (traverse_util.flatten_dict(tree, sep="/") for tree in (params, source))
-    taken = {name: x for name, x in theirs.items() if name in mine and x.shape == mine[name].shape}
-    if not taken:
-        found = f"found {', '.join(theirs)}, none of them a parameter of this model"
-        raise ValueError(f"init_from: {found}, expected a run whose model shares some")
-    for what, names in (("starting anew", mine.keys() - taken.keys()), ("left unused", theirs.keys() - taken.keys())):
-        if names:
-            log(f"init_from: {what}: {', '.join(sorted(names))}")
-    return traverse_util.unflatten_dict(mine | taken, sep="/")
 
 
 def blocks(config: TrainConfig, batches: Batches, step: int, mesh: Mesh) -> Iterator[tuple[int, int, Block]]:

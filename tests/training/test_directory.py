@@ -9,6 +9,7 @@ from jaxgpt.data import DataConfig
 from jaxgpt.tokenizers import CharTokenizer
 from jaxgpt.training import directory
 from jaxgpt.training.config import LoopConfig, TrainConfig
+from jaxgpt.training.init_from import adopt
 
 TOKENIZER = CharTokenizer.train(["abcdefghij"])
 SMALL = ModelConfig(vocab_size=4, context_length=16, d_model=16, n_layers=1, n_heads=2)
@@ -130,16 +131,16 @@ def test_starting_from_a_run_takes_its_shape_and_tokenizer_not_how_it_computes(t
     source = started(config_of(tmp_path / "run"))
     wanted = ModelConfig(d_model=64, n_heads=4, dropout=0.1, remat="full", scan_layers=True)
     said = []
-    found = directory.start_from(config_of(tmp_path / "new", model=wanted, init_from=str(source)), said.append)
+    found = adopt(config_of(tmp_path / "new", model=wanted, init_from=str(source)), said.append)
     assert said == [
         f"init_from: model and tokenizer are those of {source}; "
-        "of --model.* only head, n_classes, dropout, label_smoothing, dtype, attention, scan_layers, "
-        "remat are this run's"
+        "of --model.* only head, n_classes, pooler_activation, dropout, label_smoothing, dtype, attention, "
+        "scan_layers, remat are this run's"
     ]
     assert found.model == replace(SMALL, vocab_size=10, dropout=0.1, remat="full", scan_layers=True)
     assert found.data.tokenizer == f"saved:{source}"
-    with pytest.raises(FileNotFoundError, match="expected a run directory"):
-        directory.start_from(config_of(tmp_path / "new", init_from=str(tmp_path)))
+    with pytest.raises(ValueError, match=r"found 'no checkpoint in .*', expected a run that has saved one, or a folder"):
+        adopt(config_of(tmp_path / "new", init_from=str(tmp_path)))
 
 
 def test_a_start_may_have_another_head(tmp_path):
@@ -147,18 +148,18 @@ def test_a_start_may_have_another_head(tmp_path):
     source = started(config_of(tmp_path / "run", model=encoder))
     wanted = replace(encoder, head="sequence", n_classes=3, label_smoothing=0.1)
     config = config_of(tmp_path / "new", model=wanted, init_from=str(source))
-    assert directory.start_from(config, lambda _: None).model == wanted
+    assert adopt(config, lambda _: None).model == wanted
 
 
 def test_starting_from_a_run_needs_its_checkpoint_and_going_on_does_not_need_that_run(tmp_path):
     source = started(config_of(tmp_path / "source"))
     config = config_of(tmp_path / "run", init_from=str(source))
-    started(directory.start_from(config))
+    started(adopt(config))
     (source / "checkpoints" / "10").rmdir()
-    with pytest.raises(ValueError, match=r"init_from: found no checkpoint in .*source, expected a run that has saved"):
-        directory.start_from(replace(config, out=str(tmp_path / "new")))
+    with pytest.raises(ValueError, match=r"init_from: found .no checkpoint in .*source., expected a run that has"):
+        adopt(replace(config, out=str(tmp_path / "new")))
     source.rename(tmp_path / "gone")
-    assert directory.start_from(config).model == replace(SMALL, vocab_size=10)
+    assert adopt(config).model == replace(SMALL, vocab_size=10)
 
 
 def test_a_vocabulary_grows_unless_its_parameters_are_there_already(tmp_path):

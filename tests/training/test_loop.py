@@ -20,6 +20,7 @@ from jaxgpt.training import directory, loop
 from jaxgpt.training.causal_lm import OBJECTIVE, CausalLM
 from jaxgpt.training.checkpoints import Checkpoints
 from jaxgpt.training.config import LoopConfig, TrainConfig
+from jaxgpt.training.init_from import overlay
 from jaxgpt.training.state import TrainState
 
 CFG = replace(TINY, n_layers=1, context_length=8)
@@ -88,7 +89,7 @@ def test_a_start_from_another_model_takes_what_fits_and_names_the_rest(tmp_path,
 def test_a_start_from_a_model_that_shares_nothing_is_refused():
     ours, theirs = {"a": jnp.ones(3), "b": {"c": jnp.ones(2)}}, {"a": jnp.ones(4), "c": jnp.ones(2)}
     with pytest.raises(ValueError, match=r"^init_from: found a, c, none of them a parameter of this model, expected"):
-        loop.overlay(ours, theirs)
+        overlay(ours, theirs)
 
 
 class Buckets(Batches):
