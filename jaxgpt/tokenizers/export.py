@@ -36,7 +36,7 @@ def characters(known: Sequence[str]) -> dict[str, str]:
 def words(
     known: Sequence[str], separator: str, unknown: str, no_space_before: frozenset[str], special: Mapping[str, int]
 ) -> dict[str, str]:
-    """The files of one token a word, spaces dropped; `separator` says what ends a word."""
+    """The files of one token a word, spaces dropped; `separator` says what ends a word. known: special tokens too."""
     spaces = {"type": "Split", "pattern": {"Regex": _SPACE}, "behavior": "Removed", "invert": False}
     # Of the library's decoders WordPiece alone puts spaces between tokens; no token begins with what it would join.
     spaced = {"type": "WordPiece", "prefix": "  ", "cleanup": False}

@@ -57,7 +57,7 @@ class WordTokenizer(Tokenizer):
     def save(self, folder: str | Path) -> None:
         # A word that is not one as text, which only a caller of __init__ can have brought, no other program would find.
         plain = all(_split(word, _SEPARATOR) == [word] for word in self.words)
-        files = export.words(self.words, _SEPARATOR, UNKNOWN, _NO_SPACE_BEFORE, self.special_tokens) if plain else {}
+        files = export.words(self._tokens, _SEPARATOR, UNKNOWN, _NO_SPACE_BEFORE, self.special_tokens) if plain else {}
         self._save(folder, files, words=self.words)
 
     @classmethod
