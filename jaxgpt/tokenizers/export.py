@@ -19,7 +19,8 @@ def byte_pairs(ranks: Mapping[bytes, int], pattern: str, special: Mapping[str, i
     spelt = {token: "".join(map(names.__getitem__, token)) for token in ranks}
     model = {
         "type": "BPE",
-        "vocab": {spelt[token]: i for token, i in ranks.items()},
+        # A special token outside the vocabulary would get the next free id.
+        "vocab": {spelt[token]: i for token, i in ranks.items()} | dict(special),
         "merges": [[spelt[part] for part in parts] for parts in merges],
         "ignore_merges": True,  # as tiktoken, which looks for the whole piece first
     }

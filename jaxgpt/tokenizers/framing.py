@@ -34,15 +34,6 @@ class Framing:
         return [(texts[part] if isinstance(part, str) else part, segment) for part, segment in template]
 
 
-def between(begin: Sequence[int], end: Sequence[int]) -> Framing:
-    """begin before each text and end after it, as transformers frames by add_bos_token and add_eos_token."""
-    first, second = (
-        tuple((part, segment) for part in (tuple(begin), text, tuple(end)) if part)
-        for text, segment in (_FIRST, _SECOND)
-    )
-    return Framing(first, (*first, *second))
-
-
 def read(post_processor: Mapping[str, Any] | None) -> Framing:
     """The framing that the post_processor of a tokenizer.json describes. Raises ValueError for one of no known type."""
     if post_processor is None:

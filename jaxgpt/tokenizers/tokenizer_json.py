@@ -13,7 +13,6 @@ from typing import Any, ClassVar, Literal, SupportsIndex
 import numpy as np
 from jaxtyping import Bool
 
-from jaxgpt.checks import require
 from jaxgpt.tokenizers import chat
 from jaxgpt.tokenizers.base import (
     BESIDE,
@@ -25,7 +24,7 @@ from jaxgpt.tokenizers.base import (
     read_state,
     well_formed,
 )
-from jaxgpt.tokenizers.framing import Framing, between, read
+from jaxgpt.tokenizers.framing import Framing, read
 from jaxgpt.tokenizers.parts import split
 
 INSTALL = "the tokenizers library: pip install 'jaxgpt[tokenizers]'"
@@ -38,7 +37,7 @@ class JSONTokenizer(Tokenizer):
     """The tokenizer that a tokenizer.json describes, but for truncation and padding.
 
     definition: the text of the tokenizer.json.
-    files: the texts of those files beside it that say which token begins or ends a text, and how a chat is written:
+    files: the texts of those files beside it that name the special tokens and say how a chat is written:
         tokenizer_config.json, special_tokens_map.json, chat_template.jinja, chat_template.json. `save` writes them as
         they are.
     library: the tokenizers.Tokenizer, for what only it has.
@@ -52,7 +51,7 @@ class JSONTokenizer(Tokenizer):
         self.definition = definition
         self.files = dict(files or {})
         self.library = _parse(definition)
-        self._config, self.roles = _config(self.files)
+        self.roles = _roles(self.files)
         self._ids = self.library.get_vocab()
         self._assigned = frozenset(self._ids.values())
         self._special_tokens = {
@@ -82,13 +81,12 @@ class JSONTokenizer(Tokenizer):
 
     @cached_property
     def framing(self) -> Framing:
-        """As the post-processor adds; add_bos_token and add_eos_token of tokenizer_config.json come before it.
+        """As the post-processor of tokenizer.json adds; that alone says it.
 
-        Source: `update_post_processor` of transformers 5. Raises ValueError for a post-processor that is not known.
+        add_bos_token and add_eos_token of tokenizer_config.json do not, as in transformers 5: they are for checkpoints
+        without a tokenizer.json. Raises ValueError for a post-processor that is not known.
         """
-        if self._config.keys().isdisjoint(["add_bos_token", "add_eos_token"]):
-            return read(json.loads(self.definition).get("post_processor"))
-        return between(self._added("bos"), self._added("eos"))
+        return read(json.loads(self.definition).get("post_processor"))
 
     @cached_property
     def chat_template(self) -> chat.ChatTemplate | None:
@@ -142,15 +140,6 @@ class JSONTokenizer(Tokenizer):
         except ValueError as error:
             raise ValueError(f"{folder}: {error}") from error
 
-    def _added(self, name: str) -> list[int]:
-        """The id of the bos_token or eos_token where tokenizer_config.json says that it is to be added."""
-        if not self._config.get(f"add_{name}_token"):
-            return []
-        token = self.roles.get(f"{name}_token")
-        expected = f"a token of the {FILE}, as add_{name}_token is true"
-        require(token in self._ids, f"{CONFIG_FILE}: {name}_token", token, expected)
-        return [self._ids[token]]
-
     def _encode(self, texts: Iterable[Sequence[str]]) -> list[list[int]]:
         """The ids of texts, each text and special tokens by turns."""
         aliased = [
@@ -198,15 +187,16 @@ def _rename(model: dict[str, Any], names: Mapping[str, str]) -> None:
         model["unk_token"] = names[model["unk_token"]]
 
 
-def _config(files: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
-    """tokenizer_config.json, and the special tokens by role: {"bos_token": "<s>", ...}.
+def _roles(files: Mapping[str, str]) -> dict[str, str]:
+    """The special tokens by role, {"bos_token": "<s>", ...}, as tokenizer_config.json says.
 
-    special_tokens_map.json has the last word on those, unless the other lists added_tokens_decoder, as in transformers.
+    special_tokens_map.json has the last word, unless the other lists added_tokens_decoder, as in transformers.
     """
-    config, later = (parse_object(name, files.get(name, "{}")) for name in (CONFIG_FILE, "special_tokens_map.json"))
-    said = config if "added_tokens_decoder" in config else config | later
+    said, later = (parse_object(name, files.get(name, "{}")) for name in (CONFIG_FILE, "special_tokens_map.json"))
+    if "added_tokens_decoder" not in said:
+        said |= later
     roles = {role: said[role] for role in _ROLES if said.get(role)}
-    return config, {role: token["content"] if isinstance(token, dict) else token for role, token in roles.items()}
+    return {role: token["content"] if isinstance(token, dict) else token for role, token in roles.items()}
 
 
 def has_library() -> bool:
