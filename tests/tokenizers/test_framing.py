@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import tokenizers as library
-from tokenizers import models, pre_tokenizers, processors
+from tokenizers import decoders, models, pre_tokenizers, processors
 
 from jaxgpt import tokenizers
 from jaxgpt.tokenizers import BPETokenizer, JSONTokenizer
@@ -81,6 +81,55 @@ def test_the_post_processor_alone_decides_as_in_transformers(tmp_path, kind, add
         found = theirs(*texts, return_token_type_ids=True)
         assert ours.frame(*ids) == found.input_ids
         assert ours.segments(*ids) == found.token_type_ids
+
+
+def roberta() -> library.Tokenizer:
+    signs = {sign: i for i, sign in enumerate(["<s>", "<pad>", "</s>", "<unk>", "<mask>", *ALPHABET, "Ġt", "he"])}
+    made = library.Tokenizer(models.BPE(signs, [("Ġ", "t"), ("h", "e")]))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    made.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
+    made.add_special_tokens(["<s>", "<pad>", "</s>", "<unk>", library.AddedToken("<mask>", lstrip=True)])
+    return made
+
+
+def t5() -> library.Tokenizer:
+    pieces = ["<pad>", "</s>", "<unk>", "▁", "▁the", "e", "he", "t", "h", "a", "."]
+    made = library.Tokenizer(models.Unigram([(piece, -float(i)) for i, piece in enumerate(pieces)], unk_id=2))
+    made.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()])
+    made.decoder = decoders.Metaspace()
+    made.post_processor = processors.TemplateProcessing(
+        single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", 1)]
+    )
+    made.add_special_tokens(["<pad>", "</s>", "<unk>"])
+    return made
+
+
+ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
+
+
+@pytest.mark.parametrize(
+    ("make", "config"),
+    [
+        (roberta, {"tokenizer_class": "RobertaTokenizer", "cls_token": "<s>", "sep_token": "</s>"}),
+        (t5, {"tokenizer_class": "T5Tokenizer", "eos_token": "</s>", "extra_ids": 0}),
+    ],
+)
+def test_the_classes_of_transformers_frame_the_same(tmp_path, unicode_texts, make, config):
+    transformers = pytest.importorskip("transformers")
+    (tmp_path / "tokenizer.json").write_text(make().to_str())
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    theirs, ours = transformers.AutoTokenizer.from_pretrained(tmp_path), tokenizers.load(tmp_path)
+    assert type(theirs).__name__ == config["tokenizer_class"]
+    known = list(theirs.get_added_vocab())
+    texts = [text for text in unicode_texts[:300] if text and not any(token in text for token in known)]
+    for text, other in pairwise(texts):
+        ids = [ours.encode(text), ours.encode(other)]
+        assert ours.frame(ids[0]) == theirs(text).input_ids
+        assert ours.frame(*ids) == theirs(text, other).input_ids
+    ours.save(tmp_path / "again")
+    saved = transformers.AutoTokenizer.from_pretrained(tmp_path / "again")
+    assert saved(texts).input_ids == theirs(texts).input_ids
 
 
 def test_real_checkpoints_frame_as_transformers(shared_data, unicode_texts):
