@@ -13,7 +13,7 @@ from jaxgpt import bert
 from jaxgpt.checks import require
 from jaxgpt.config import ModelConfig
 from jaxgpt.model import Model
-from jaxgpt.rows import frame, mask_name, pad, power_of_two
+from jaxgpt.rows import mask_name, pad, power_of_two
 from jaxgpt.tokenizers import Tokenizer
 
 BATCH = 32  # texts at once, those of like length together
@@ -73,13 +73,12 @@ def fill_mask(
 def _rows(tokenizer: Tokenizer, texts: list[str], cfg: ModelConfig) -> list[list[int]]:
     """Each text's ids, framed. Raises ValueError for one without a blank, or too long."""
     name = mask_name(tokenizer)
-    rows = [frame(tokenizer, ids) for ids in tokenizer.encode_batch(texts, allowed_special={name})]
+    rows = [tokenizer.frame(ids) for ids in tokenizer.encode_batch(texts, allowed_special={name})]
     for i, row in enumerate(rows):
         require(tokenizer.mask in row, f"text {i}", texts[i], f"{name} in it, where a token is to be filled in")
         if len(row) > cfg.context_length:
-            ends = f"{tokenizer.decode([row[0]])} and {tokenizer.decode([row[-1]])}"
-            most = f"at most {cfg.context_length}, {ends} among them"
-            raise ValueError(f"text {i}: found {len(row)} tokens, expected {most}")
+            added = f", {len(tokenizer.frame([]))} that begin and end it among them"
+            raise ValueError(f"text {i}: found {len(row)} tokens, expected at most {cfg.context_length}{added}")
     return rows
 
 
@@ -103,5 +102,7 @@ def _likeliest(
 
 
 def _candidate(tokenizer: Tokenizer, row: list[int], place: int, score: float, token: int) -> Candidate:
-    filled = [*row[1:place], token, *row[place + 1 : -1]]
+    before = tokenizer.frame([tokenizer.mask]).index(tokenizer.mask)
+    end = before + len(row) - len(tokenizer.frame([]))
+    filled = [*row[before:place], token, *row[place + 1 : end]]
     return Candidate(token, tokenizer.decode([token]), score, tokenizer.decode(filled))

@@ -43,7 +43,8 @@ def generate(
 
     Ends after max_new_tokens, at the tokenizer's end_of_text, or before the first of the `stop` strings.
     The numbers are those of `Sampler`. seed, prompt and sample decide a text, not the prompts beside it (in float32:
-    what a lower precision rounds depends on the batch). An empty prompt starts from `Tokenizer.start`.
+    what a lower precision rounds depends on the batch). A prompt is framed as the tokenizer says (<s> prompt, Llama's);
+    where nothing is added an empty one starts from `Tokenizer.start`.
     Past context_length: see `generate_tokens`.
     Raises ValueError, before any work, where a number, a prompt or a stop string can't be used.
     """
@@ -235,7 +236,7 @@ def _pieces(
         raise ValueError("stop: found '', expected strings of at least one character")
     require(0 <= seed < 2**32, "seed", seed, "an integer from 0, below 2**32")  # JAX would drop the other bits
     ends = () if tokenizer.end_of_text is None else (tokenizer.end_of_text,)
-    ids = [tokenizer.encode(prompt) or tokenizer.start for prompt in prompts]
+    ids = [tokenizer.frame(tokenizer.encode(prompt)) or tokenizer.start for prompt in prompts]
     _check(ids, cfg, max_new_tokens, num_samples, ends)
     texts = [_Text(tokenizer, prompt, stops) for prompt in ids for _ in range(num_samples)]
     stopped = np.zeros(len(texts), bool)

@@ -14,7 +14,7 @@ from jaxgpt.decoder import decoder
 from jaxgpt.embeddings import check_tokens
 from jaxgpt.encoder import encoder
 from jaxgpt.model import Model
-from jaxgpt.rows import frame, mask_name, pad
+from jaxgpt.rows import mask_name, pad
 from jaxgpt.seq2seq import remember
 from jaxgpt.tokenizers import Tokenizer
 from jaxgpt.tokenizers.streaming import UNFINISHED
@@ -93,17 +93,17 @@ class AttentionMap:
 def attention_maps(model: Model, text: str, target: str | None = None) -> dict[str, AttentionMap]:
     """What a model looks at in a text: {"self": map}, or for an encoder-decoder "encoder", "decoder" and "cross".
 
-    An encoder reads [CLS] text [SEP], its mask token recognised. target: for an encoder-decoder (None: its own greedy
-    translation); the target's queries are the tokens it has read, from the start token on: each chooses the next.
+    The text is framed as the tokenizer says ([CLS] text [SEP]); an encoder's mask token is recognised.
+    target: for an encoder-decoder (None: its own greedy translation); the target's queries are the tokens it has read,
+    from the start token on: each chooses the next.
     Raises ValueError for a text longer than context_length, or empty, and for a target that no decoder would read.
     """
     cfg, tokenizer = model.config, model.tokenizer
     if cfg.architecture != "encoder-decoder":
         require(target is None, "target", target, "None, as only an encoder-decoder reads one")
-        if cfg.architecture == "decoder":
-            row, added = tokenizer.encode(text), ""
-        else:
-            row, added = _framed(tokenizer, text), ", [CLS] and [SEP] among them"
+        blanks = {mask_name(tokenizer)} if cfg.architecture == "encoder" and tokenizer.mask is not None else set()
+        row, n_added = tokenizer.frame(tokenizer.encode(text, allowed_special=blanks)), len(tokenizer.frame([]))
+        added = f", {n_added} that begin and end it among them" if n_added else ""
         tokens, mask = _padded("text", row, added, cfg)
         own = _weights(model.params, tokens, cfg, mask=mask).own
         return {"self": _map(tokenizer, own, row, row)}
@@ -126,11 +126,6 @@ def attention_maps(model: Model, text: str, target: str | None = None) -> dict[s
 
 
 _weights = jax.jit(attention_weights, static_argnames="cfg")
-
-
-def _framed(tokenizer: Tokenizer, text: str) -> list[int]:
-    blanks = set() if tokenizer.mask is None else {mask_name(tokenizer)}
-    return frame(tokenizer, tokenizer.encode(text, allowed_special=blanks))
 
 
 def _padded(name: str, row: list[int], added: str, cfg: ModelConfig) -> tuple[np.ndarray, np.ndarray]:

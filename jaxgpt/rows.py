@@ -1,4 +1,4 @@
-"""Token ids as the rows an encoder reads: [CLS] text [SEP], padded to few shapes."""
+"""Token ids as the rows an encoder reads, padded to few shapes."""
 
 from collections.abc import Sequence
 
@@ -7,14 +7,6 @@ from jaxtyping import Bool, Int
 
 from jaxgpt.checks import require
 from jaxgpt.tokenizers import Tokenizer
-
-
-def frame(tokenizer: Tokenizer, ids: Sequence[int]) -> list[int]:
-    """[CLS] ids [SEP]. Raises ValueError for a tokenizer without either. Source: Devlin et al. 2019, section 3."""
-    begin, end = tokenizer.cls, tokenizer.sep
-    expected = "one with [CLS] and [SEP], as wordpiece"
-    require(begin is not None and end is not None, "tokenizer", tokenizer.kind, expected)
-    return [begin, *ids, end]
 
 
 def mask_name(tokenizer: Tokenizer) -> str:

@@ -102,7 +102,7 @@ def test_a_new_text_of_a_like_length_compiles_nothing():
         (
             "the " * 27 + "[MASK]",
             5,
-            r"text 0: found 30 tokens, expected at most 29, \[CLS\] and \[SEP\] among them",
+            "text 0: found 30 tokens, expected at most 29, 2 that begin and end it among them",
         ),
         ("[MASK]", 0, f"top_k: found 0, expected 1 to {TOKENIZER.vocab_size}, the number of tokens"),
         ("[MASK]", 1000, "top_k: found 1000"),

@@ -1,9 +1,11 @@
-"""Text to token ids and back: characters, words, byte-level BPE, WordPiece and tokenizer.json."""
+"""Text to token ids and back: characters, words, byte-level BPE, WordPiece, Marian's and tokenizer.json."""
 
 from jaxgpt.tokenizers import wordpiece
 from jaxgpt.tokenizers.base import Tokenizer
 from jaxgpt.tokenizers.bpe import BPETokenizer
 from jaxgpt.tokenizers.char import CharTokenizer
+from jaxgpt.tokenizers.chat import ChatTemplate
+from jaxgpt.tokenizers.marian import MarianTokenizer
 from jaxgpt.tokenizers.registry import check, create, load
 from jaxgpt.tokenizers.streaming import StreamingDecoder
 from jaxgpt.tokenizers.tokenizer_json import JSONTokenizer
@@ -12,7 +14,9 @@ from jaxgpt.tokenizers.word import WordTokenizer
 __all__ = [
     "BPETokenizer",
     "CharTokenizer",
+    "ChatTemplate",
     "JSONTokenizer",
+    "MarianTokenizer",
     "StreamingDecoder",
     "Tokenizer",
     "WordTokenizer",

@@ -4,7 +4,7 @@ import json
 import os
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Collection, Container, Iterable, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from operator import index
 from pathlib import Path
@@ -13,8 +13,16 @@ from typing import Any, ClassVar, Literal, SupportsIndex
 import numpy as np
 from jaxtyping import Bool
 
+from jaxgpt.checks import require
+from jaxgpt.tokenizers.chat import OLD_TEMPLATE_FILE, TEMPLATE_FILE, ChatTemplate, Messages
+from jaxgpt.tokenizers.framing import Framing
+
 END_OF_TEXT = "<|endoftext|>"
 STATE_FILE = "jaxgpt_tokenizer.json"
+FILE = "tokenizer.json"
+CONFIG_FILE = "tokenizer_config.json"
+BESIDE = (CONFIG_FILE, "special_tokens_map.json", TEMPLATE_FILE, OLD_TEMPLATE_FILE)
+"""What may stand beside a tokenizer.json and say more of it."""
 
 
 class Tokenizer(ABC):
@@ -73,6 +81,16 @@ class Tokenizer(ABC):
         return None
 
     @property
+    def framing(self) -> Framing:
+        """What begins and ends the texts that the model reads; nothing where the tokenizer does not say."""
+        return Framing()
+
+    @property
+    def chat_template(self) -> ChatTemplate | None:
+        """How a conversation becomes text; None where the tokenizer does not say."""
+        return None
+
+    @property
     def start(self) -> list[int]:
         """What a text with nothing before it goes on from: end_of_text, else a line break, else the lowest id."""
         if self.end_of_text is not None:
@@ -96,6 +114,42 @@ class Tokenizer(ABC):
         """encode of each text."""
         return [self.encode(text, allowed_special=allowed_special) for text in texts]
 
+    def encode_parts(self, parts: Sequence[str]) -> list[int]:
+        """The ids of text and special tokens by turns, text first: no part that is text becomes a special token.
+
+        Raises KeyError for a special token this tokenizer lacks.
+        """
+        special_tokens = self.special_tokens
+        ids = []
+        for i, part in enumerate(parts):
+            ids += [special_tokens[part]] if i % 2 else self.encode(part)
+        return ids
+
+    def encode_chat(self, messages: Messages, *, add_generation_prompt: bool = True) -> list[int]:
+        """The ids of a conversation, as the chat template writes it; nothing is to be framed again.
+
+        messages: each {"role": str, "content": str}. add_generation_prompt: whether an answer is to follow.
+        The ids are those of transformers' apply_chat_template, but that what looks like a special token in a message
+        is text (see ChatTemplate.parts for the rule).
+        Raises ValueError as ChatTemplate.render does, and for a tokenizer without a template.
+        """
+        template = self.chat_template
+        require(template is not None, "tokenizer", self.kind, "one with a chat template")
+        parts = template.parts(messages, self.special_tokens, add_generation_prompt=add_generation_prompt)
+        return self.encode_parts(parts)
+
+    def frame(self, ids: Sequence[int], pair: Sequence[int] | None = None) -> list[int]:
+        """The ids of a text, or of two, as the model was trained to read them: [CLS] ids [SEP], <s> ids, ids </s>.
+
+        Of a text without special tokens, frame(encode(text)) is transformers' AutoTokenizer(text).input_ids; where
+        there are some, transformers reads them as control tokens and jaxgpt as text.
+        """
+        return self.framing.ids(ids, pair)
+
+    def segments(self, ids: Sequence[int], pair: Sequence[int] | None = None) -> list[int]:
+        """The segment of each id of frame(ids, pair), which a BERT reads too: token_type_ids."""
+        return self.framing.segments(ids, pair)
+
     @abstractmethod
     def decode(self, ids: Iterable[SupportsIndex]) -> str:
         """The text of ids, special tokens included; bytes that are not UTF-8 become U+FFFD.
@@ -109,16 +163,26 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def save(self, folder: str | Path) -> None:
-        """Writes the tokenizer into folder, made if missing, for jaxgpt.tokenizers.load."""
+        """Writes the tokenizer into folder, made if missing, for jaxgpt.tokenizers.load.
+
+        Where its format can say what this tokenizer does, a tokenizer.json too, for every other program.
+        """
 
     @classmethod
     @abstractmethod
     def from_folder(cls, folder: str | Path) -> "Tokenizer":
         """The tokenizer of this kind that was saved in folder."""
 
-    def _save(self, folder: str | Path, **state: Any) -> None:
-        """Writes the file that says of which kind the tokenizer is and whatever else from_folder needs."""
+    def _save(self, folder: str | Path, files: Mapping[str, str | bytes], **state: Any) -> None:
+        """Writes files, then the one that says of which kind the tokenizer is and whatever else from_folder needs.
+
+        Another tokenizer's tokenizer.json and what stood beside it, which would belie this one, goes.
+        """
+        for name, content in files.items():
+            write_whole(Path(folder) / name, content)
         write_whole(Path(folder) / STATE_FILE, json.dumps({"kind": self.kind, **state}))
+        for name in {FILE, *BESIDE} - files.keys():
+            (Path(folder) / name).unlink(missing_ok=True)
 
     def _named(self, *names: str) -> int | None:
         """The id of the special token with the first of the names that one has."""
@@ -159,17 +223,21 @@ def read_state(folder: str | Path) -> dict[str, Any]:
 
 
 def read_object(file: Path) -> dict[str, Any]:
-    """The JSON object in file; empty if there is no file. Raises ValueError, naming the file, for anything else.
+    """The JSON object in file; empty if there is no file. Raises ValueError, naming the file, for anything else."""
+    return parse_object(str(file), file.read_bytes()) if file.is_file() else {}
+
+
+def parse_object(name: str, text: str | bytes) -> dict[str, Any]:
+    """The JSON object that text is. Raises ValueError, naming the file, for anything else.
 
     A name that stands twice in an object is refused too: readers differ in which of the two they take.
     """
     try:
-        text = file.read_text(encoding="utf-8") if file.is_file() else "{}"
         found = json.loads(text, object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file}: found bad JSON ({error}), expected an object") from error
+        raise ValueError(f"{name}: found bad JSON ({error}), expected an object") from error
     if not isinstance(found, dict):
-        raise ValueError(f"{file}: found a JSON {type(found).__name__}, expected an object")
+        raise ValueError(f"{name}: found a JSON {type(found).__name__}, expected an object")
     return found
 
 
@@ -180,12 +248,12 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, content: str | bytes) -> None:
     """Writes the file all or not at all: beside path, then renamed onto it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        beside.write_text(text, encoding="utf-8")
+        beside.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)

@@ -14,6 +14,7 @@ import tiktoken
 
 from jaxgpt.checks import nearest, require
 from jaxgpt.tokenizers.base import END_OF_TEXT, Tokenizer, as_texts, read_state, well_formed
+from jaxgpt.tokenizers.export import byte_pairs
 
 # Both libraries' regex engines panic with a stack overflow on the \s+(?!\S) of every GPT pattern when a run of white
 # space is longer than about 600,000 characters; text is cut after this many.
@@ -111,6 +112,7 @@ class BPETokenizer(Tokenizer):
     def save(self, folder: str | Path) -> None:
         self._save(
             folder,
+            byte_pairs(self.ranks, self.encoding._pat_str, self.special_tokens),
             name=self.encoding.name,
             pattern=self.encoding._pat_str,
             special_tokens=self.special_tokens,

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal, SupportsIndex
 
 import numpy as np
 
+from jaxgpt.tokenizers import export
 from jaxgpt.tokenizers.base import Tokenizer, as_texts, read_state
 
 
@@ -54,7 +55,7 @@ class CharTokenizer(Tokenizer):
         return "".join([self.characters[token] for token in self._checked(ids, range(self.vocab_size))])
 
     def save(self, folder: str | Path) -> None:
-        self._save(folder, characters=self.characters)
+        self._save(folder, export.characters(self.characters), characters=self.characters)
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> "CharTokenizer":

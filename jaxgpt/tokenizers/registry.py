@@ -7,16 +7,18 @@ import tiktoken
 
 from jaxgpt.checks import nearest, require
 from jaxgpt.tokenizers import wordpiece
-from jaxgpt.tokenizers.base import STATE_FILE, Tokenizer, read_state
+from jaxgpt.tokenizers.base import FILE, STATE_FILE, Tokenizer, read_state
 from jaxgpt.tokenizers.bpe import BPETokenizer
 from jaxgpt.tokenizers.char import CharTokenizer
-from jaxgpt.tokenizers.tokenizer_json import FILE, INSTALL, JSONTokenizer, has_library
+from jaxgpt.tokenizers.marian import SOURCE_FILE, MarianTokenizer
+from jaxgpt.tokenizers.tokenizer_json import INSTALL, JSONTokenizer, has_library
 from jaxgpt.tokenizers.word import WordTokenizer
 
-SAVED = (STATE_FILE, FILE, wordpiece.VOCAB_FILE)
+SAVED = (STATE_FILE, FILE, SOURCE_FILE, wordpiece.VOCAB_FILE)
+_UNREAD = ("spiece.model", "tokenizer.model", "merges.txt")  # what transformers makes a tokenizer.json of
 _CASED = "cased:"
 KINDS: dict[str, type[Tokenizer]] = {
-    kind.kind: kind for kind in (CharTokenizer, WordTokenizer, BPETokenizer, JSONTokenizer)
+    kind.kind: kind for kind in (CharTokenizer, WordTokenizer, BPETokenizer, JSONTokenizer, MarianTokenizer)
 }
 
 
@@ -85,10 +87,11 @@ def _json_folder(path: str) -> Path:
 
 
 def load(folder: str | Path) -> Tokenizer:
-    """The tokenizer saved in folder by Tokenizer.save, or else the one that its tokenizer.json or vocab.txt describes.
+    """The tokenizer saved in folder by Tokenizer.save, or else the one of the checkpoint there.
 
-    Raises FileNotFoundError if folder holds none of them, ValueError if what is saved there is broken or of no
-    known kind.
+    A checkpoint's: a tokenizer.json, Marian's source.spm and what goes with it, or BERT's vocab.txt.
+    Raises FileNotFoundError if folder holds none of them, ValueError if what is saved there is broken, of no known
+    kind, or of a form that a tokenizer.json has to be made of first.
     """
     if state := read_state(folder):
         if (kind := str(state.get("kind"))) not in KINDS:
@@ -100,6 +103,11 @@ def load(folder: str | Path) -> Tokenizer:
             raise ValueError(f"{Path(folder) / STATE_FILE}: found no {error}, expected {expected}") from error
     if _holds(Path(folder), FILE):
         return JSONTokenizer.from_folder(folder)
+    if _holds(Path(folder), SOURCE_FILE):
+        return MarianTokenizer.from_folder(folder)
     if _holds(Path(folder), wordpiece.VOCAB_FILE):
         return wordpiece.from_vocab(folder)
+    for name in _UNREAD:
+        made = f"a {FILE}: transformers' AutoTokenizer.from_pretrained(folder).save_pretrained(folder) writes it"
+        require(not _holds(Path(folder), name), f"{folder}", f"{name} alone", made)
     raise FileNotFoundError(f"{folder}: found no tokenizer, expected a {' or a '.join(SAVED)}")

@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from functools import cached_property
 from importlib.util import find_spec
@@ -12,37 +13,52 @@ from typing import Any, ClassVar, Literal, SupportsIndex
 import numpy as np
 from jaxtyping import Bool
 
-from jaxgpt.tokenizers.base import END_OF_TEXT, Tokenizer, read_object, read_state, well_formed, write_whole
+from jaxgpt.tokenizers import chat
+from jaxgpt.tokenizers.base import (
+    BESIDE,
+    CONFIG_FILE,
+    END_OF_TEXT,
+    FILE,
+    Tokenizer,
+    parse_object,
+    read_state,
+    well_formed,
+)
+from jaxgpt.tokenizers.framing import Framing, read
+from jaxgpt.tokenizers.parts import split
 
-FILE = "tokenizer.json"
-CONFIG_FILE = "tokenizer_config.json"
 INSTALL = "the tokenizers library: pip install 'jaxgpt[tokenizers]'"
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
+_ROLES = tuple(f"{role}_token" for role in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
+_SECRET = secrets.token_hex(8)  # of this process: no text can hold it
 
 
 class JSONTokenizer(Tokenizer):
-    """The tokenizer that a tokenizer.json describes, but for truncation, padding and added begin and end tokens.
+    """The tokenizer that a tokenizer.json describes, but for truncation and padding.
 
     definition: the text of the tokenizer.json.
-    end_of_text: the token that ends a document, which the file does not say; with none of that name there is none.
-    library: the tokenizers.Tokenizer, for what only it has: its post-processor adds [CLS], <s> and the like.
-    Raises ImportError without the tokenizers library, ValueError for text that is no tokenizer.json.
+    files: the texts of those files beside it that name the special tokens and say how a chat is written:
+        tokenizer_config.json, special_tokens_map.json, chat_template.jinja, chat_template.json. `save` writes them as
+        they are.
+    library: the tokenizers.Tokenizer, for what only it has.
+    Raises ImportError without the tokenizers library, ValueError for text that is no tokenizer.json, and for files
+    that are no JSON objects.
     """
 
     kind: ClassVar[str] = "json"
 
-    def __init__(self, definition: str, end_of_text: str = END_OF_TEXT):
+    def __init__(self, definition: str, files: Mapping[str, str] | None = None):
         self.definition = definition
+        self.files = dict(files or {})
         self.library = _parse(definition)
+        self.roles = _roles(self.files)
         self._ids = self.library.get_vocab()
         self._assigned = frozenset(self._ids.values())
-        self._end_of_text = end_of_text
         self._special_tokens = {
             token.content: token_id
             for token_id, token in self.library.get_added_tokens_decoder().items()
             if token.special
         }
-        self._recognising = {}
         falls_back_to_bytes = "ByteFallback" in json.dumps(json.loads(definition).get("decoder"))
         self._bytes = {i for token, i in self._ids.items() if falls_back_to_bytes and _BYTE.fullmatch(token)}
 
@@ -60,7 +76,21 @@ class JSONTokenizer(Tokenizer):
 
     @property
     def end_of_text(self) -> int | None:
-        return self._ids.get(self._end_of_text)
+        """The eos_token, or else the sep_token, BERT's; where no file says either, <|endoftext|>."""
+        return self._ids.get(self.roles.get("eos_token") or self.roles.get("sep_token") or END_OF_TEXT)
+
+    @cached_property
+    def framing(self) -> Framing:
+        """As the post-processor of tokenizer.json adds; that alone says it.
+
+        add_bos_token and add_eos_token of tokenizer_config.json do not, as in transformers 5: they are for checkpoints
+        without a tokenizer.json. Raises ValueError for a post-processor that is not known.
+        """
+        return read(json.loads(self.definition).get("post_processor"))
+
+    @cached_property
+    def chat_template(self) -> chat.ChatTemplate | None:
+        return chat.read(self.files, self.roles)
 
     @cached_property
     def continues(self) -> Bool[np.ndarray, "vocab_size"] | None:
@@ -78,10 +108,11 @@ class JSONTokenizer(Tokenizer):
         self, texts: Sequence[str], *, allowed_special: AbstractSet[str] | Literal["all"] = frozenset()
     ) -> list[list[int]]:
         """See Tokenizer; in threads."""
-        library = self._recognises(self._allowed(allowed_special))
-        # _fast leaves out character offsets: 1.8 times the speed for a long text.
-        encodings = library.encode_batch_fast(list(map(well_formed, texts)), add_special_tokens=False)
-        return [encoding.ids for encoding in encodings]
+        allowed = self._allowed(allowed_special)
+        return self._encode([split(text, allowed) for text in texts])
+
+    def encode_parts(self, parts: Sequence[str]) -> list[int]:
+        return self._encode([parts])[0]
 
     def decode(self, ids: Iterable[SupportsIndex]) -> str:
         return self.library.decode(self._checked(ids, self._assigned), skip_special_tokens=False)
@@ -91,57 +122,81 @@ class JSONTokenizer(Tokenizer):
         return token not in self._bytes
 
     def save(self, folder: str | Path) -> None:
-        """Writes a tokenizer.json, for every other program, beside jaxgpt's own file."""
-        write_whole(Path(folder) / FILE, self.definition)
-        self._save(folder, end_of_text=self._end_of_text)
+        """Writes the files that it was made from, as they were, beside jaxgpt's own."""
+        config = {CONFIG_FILE: json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"} | self.roles, indent=2)}
+        self._save(folder, {FILE: self.definition} | config | self.files)
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> "JSONTokenizer":
-        """The tokenizer of a folder with a tokenizer.json: one saved here, or any Hugging Face checkpoint.
-
-        Without the file of save, the end of text is the eos_token of tokenizer_config.json, if that is there,
-        or else its sep_token, BERT's.
-        """
-        definition = (Path(folder) / FILE).read_text(encoding="utf-8")
-        end_of_text = read_state(folder).get("end_of_text") or _last_token(Path(folder) / CONFIG_FILE)
+        """The tokenizer of a folder with a tokenizer.json: one saved here, or any Hugging Face checkpoint."""
+        found = [name for name in (FILE, *BESIDE) if name == FILE or (Path(folder) / name).is_file()]
+        # Bytes: reading text would make every line break \n, and save is to write what was there.
+        files = {name: (Path(folder) / name).read_bytes().decode("utf-8") for name in found}
+        definition = files.pop(FILE)
+        if end_of_text := read_state(folder).get("end_of_text"):  # saved before the other files were
+            files.setdefault(CONFIG_FILE, json.dumps({"eos_token": end_of_text}))
         try:
-            return cls(definition, end_of_text or END_OF_TEXT)
+            return cls(definition, files)
         except ValueError as error:
             raise ValueError(f"{folder}: {error}") from error
 
-    def _recognises(self, allowed: frozenset[str]) -> Any:
-        """The library's tokenizer that recognises the allowed special tokens and no others."""
-        if allowed not in self._recognising:
-            # The library recognises all or none; a token that is not special is always recognised, with the same id.
-            definition = json.loads(self.definition)
-            others = self._special_tokens.keys() - allowed - {definition["model"].get("unk_token")}
-            added = [token for token in definition["added_tokens"] if token["content"] not in others]
-            definition["added_tokens"] = [t | {"special": t["special"] and t["content"] not in allowed} for t in added]
-            definition["post_processor"] = None  # it may name the others
-            _hide(definition["model"], others)
-            self._recognising[allowed] = _parse(json.dumps(definition))
-        return self._recognising[allowed]
+    def _encode(self, texts: Iterable[Sequence[str]]) -> list[list[int]]:
+        """The ids of texts, each text and special tokens by turns."""
+        aliased = [
+            "".join(_alias(self._special_tokens[part]) if i % 2 else well_formed(part) for i, part in enumerate(parts))
+            for parts in texts
+        ]
+        # _fast leaves out character offsets: 1.8 times the speed for a long text.
+        return [encoding.ids for encoding in self._aliasing.encode_batch_fast(aliased, add_special_tokens=False)]
+
+    @cached_property
+    def _aliasing(self) -> Any:
+        """The library's tokenizer with every special token under a name that no text holds, and the same id.
+
+        The library itself recognises all special tokens or none, and its model may spell a text with either.
+        """
+        definition = json.loads(self.definition)
+        aliases = {token: _alias(i) for token, i in self._special_tokens.items()}
+        for token in definition["added_tokens"]:
+            if token["content"] in aliases:
+                # As a token that is not special it is always recognised, also within a word.
+                changes = {"special": False, "normalized": False, "single_word": False}
+                token |= changes | {"content": aliases[token["content"]]}
+        definition["post_processor"] = None  # it may name the others
+        _rename(definition["model"], aliases)
+        return _parse(json.dumps(definition))
 
 
-def _hide(model: dict[str, Any], tokens: AbstractSet[str]) -> None:
-    """Rename tokens within the vocabulary, ids kept, and undo their merges: the model would spell text with them."""
+def _alias(token: int) -> str:
+    return f"<{_SECRET}.{token}>"
+
+
+def _rename(model: dict[str, Any], names: Mapping[str, str]) -> None:
+    """Rename tokens of the vocabulary, ids kept, and undo their merges: the model would spell text with them."""
     vocab = model["vocab"]
     if "merges" in model:
         pairs = [pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"]]
-        model["merges"] = [pair for pair in pairs if tokens.isdisjoint([*pair, "".join(pair)])]
+        model["merges"] = [pair for pair in pairs if names.keys().isdisjoint([*pair, "".join(pair)])]
     if isinstance(vocab, dict):
-        for token in tokens & vocab.keys():
-            vocab[f"\0{token}\0"] = vocab.pop(token)
+        for token in names.keys() & vocab.keys():
+            vocab[names[token]] = vocab.pop(token)
     else:
         for piece in vocab:
-            piece[0] = f"\0{piece[0]}\0" if piece[0] in tokens else piece[0]
+            piece[0] = names.get(piece[0], piece[0])
+    if model.get("unk_token") in names:
+        model["unk_token"] = names[model["unk_token"]]
 
 
-def _last_token(file: Path) -> str | None:
-    """The eos_token of a tokenizer_config.json, or else its sep_token; None if there is no such file or token."""
-    config = read_object(file)
-    token = config.get("eos_token") or config.get("sep_token")
-    return token["content"] if isinstance(token, dict) else token
+def _roles(files: Mapping[str, str]) -> dict[str, str]:
+    """The special tokens by role, {"bos_token": "<s>", ...}, as tokenizer_config.json says.
+
+    special_tokens_map.json has the last word, unless the other lists added_tokens_decoder, as in transformers.
+    """
+    said, later = (parse_object(name, files.get(name, "{}")) for name in (CONFIG_FILE, "special_tokens_map.json"))
+    if "added_tokens_decoder" not in said:
+        said |= later
+    roles = {role: said[role] for role in _ROLES if said.get(role)}
+    return {role: token["content"] if isinstance(token, dict) else token for role, token in roles.items()}
 
 
 def has_library() -> bool:

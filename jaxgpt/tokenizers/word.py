@@ -6,6 +6,7 @@ from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import ClassVar, Literal, SupportsIndex
 
+from jaxgpt.tokenizers import export
 from jaxgpt.tokenizers.base import END_OF_TEXT, Tokenizer, as_texts, read_state
 
 UNKNOWN = "<|unk|>"
@@ -54,7 +55,10 @@ class WordTokenizer(Tokenizer):
         return "".join(token if i == 0 or token in _NO_SPACE_BEFORE else f" {token}" for i, token in enumerate(tokens))
 
     def save(self, folder: str | Path) -> None:
-        self._save(folder, words=self.words)
+        # A word that is not one as text, which only a caller of __init__ can have brought, no other program would find.
+        plain = all(_split(word, _SEPARATOR) == [word] for word in self.words)
+        files = export.words(self._tokens, _SEPARATOR, UNKNOWN, _NO_SPACE_BEFORE, self.special_tokens) if plain else {}
+        self._save(folder, files, words=self.words)
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> "WordTokenizer":

@@ -1,5 +1,6 @@
 """WordPiece, BERT's tokenizer: trained here or read from a vocab.txt, either way a JSONTokenizer."""
 
+import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -7,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from jaxgpt.checks import require
-from jaxgpt.tokenizers.base import as_texts, read_object, well_formed
-from jaxgpt.tokenizers.tokenizer_json import CONFIG_FILE, JSONTokenizer, import_library
+from jaxgpt.tokenizers.base import CONFIG_FILE, as_texts, read_object, well_formed
+from jaxgpt.tokenizers.tokenizer_json import JSONTokenizer, import_library
 
 VOCAB_FILE = "vocab.txt"
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -110,7 +111,14 @@ def _tokenizer(vocab: dict[str, int], **normalizer: Any) -> JSONTokenizer:
     )
     # Not normalised: lower-casing would leave no "[MASK]" to find.
     built.add_special_tokens([library.AddedToken(token, normalized=False, special=True) for token in SPECIAL])
-    return JSONTokenizer(built.to_str(), end_of_text="[SEP]")
+    config = {
+        "tokenizer_class": "BertTokenizer",
+        "do_lower_case": normalizer["lowercase"],
+        "strip_accents": normalizer.get("strip_accents"),
+        "tokenize_chinese_chars": normalizer.get("handle_chinese_chars", True),
+    }
+    roles = {f"{token[1:-1].lower()}_token": token for token in SPECIAL}
+    return JSONTokenizer(built.to_str(), {CONFIG_FILE: json.dumps(config | roles, indent=2)})
 
 
 def _read(file: Path) -> dict[str, int]:

@@ -58,7 +58,7 @@ def test_a_missing_tokenizer_json_is_named(tmp_path):
 
 def test_load_names_what_it_looked_for(tmp_path):
     with pytest.raises(
-        FileNotFoundError, match=r"expected a jaxgpt_tokenizer\.json or a tokenizer\.json or a vocab\.txt"
+        FileNotFoundError, match=r"expected a jaxgpt_tokenizer\.json or a tokenizer\.json or a source\.spm or a vocab"
     ):
         tokenizers.load(tmp_path)
 
@@ -88,7 +88,18 @@ def test_saving_again_replaces(tmp_path):
     WordTokenizer.train(texts()).save(tmp_path)
     CharTokenizer.train(texts()).save(tmp_path)
     assert isinstance(tokenizers.load(tmp_path), CharTokenizer)
+    files = {"jaxgpt_tokenizer.json", "tokenizer.json", "tokenizer_config.json"}
+    assert {file.name for file in tmp_path.iterdir()} == files
+    (tmp_path / "chat_template.jinja").write_text("another's")
+    CharTokenizer("a\ud800").save(tmp_path)  # no tokenizer.json can say this one
     assert [file.name for file in tmp_path.iterdir()] == ["jaxgpt_tokenizer.json"]
+
+
+@pytest.mark.parametrize("name", ["spiece.model", "tokenizer.model", "merges.txt"])
+def test_load_says_how_to_make_what_it_reads(tmp_path, name):
+    (tmp_path / name).write_text("")
+    with pytest.raises(ValueError, match=rf"found '{name} alone', expected a tokenizer\.json: transformers'"):
+        tokenizers.load(tmp_path)
 
 
 def test_importing_loads_neither_jax_nor_the_optional_libraries():
@@ -96,7 +107,7 @@ def test_importing_loads_neither_jax_nor_the_optional_libraries():
 import sys
 from jaxgpt import tokenizers
 tokenizers.CharTokenizer.train("abc").encode("cab")
-print(sorted({"jax", "tokenizers", "rustbpe", "requests"} & set(sys.modules)))
+print(sorted({"jax", "tokenizers", "rustbpe", "requests", "jinja2", "sentencepiece"} & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

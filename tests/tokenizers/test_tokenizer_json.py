@@ -52,7 +52,7 @@ def test_nothing_is_added_truncated_or_padded(wordpiece):
     assert wordpiece.encode("The cats. The cats.") == [5, 6, 7, 8, 5, 6, 7, 8]
     assert wordpiece.encode_batch(["the", "the cats"]) == [[5], [5, 6, 7]]
     assert wordpiece.encode("") == []
-    assert wordpiece.library.post_process(wordpiece.library.encode("the", add_special_tokens=False)).ids == [2, 5, 3]
+    assert wordpiece.frame(wordpiece.encode("the")) == [2, 5, 3]
 
 
 def test_special_tokens_only_when_allowed(wordpiece):
@@ -94,6 +94,22 @@ def test_no_model_spells_a_users_text_with_special_tokens(kind):
     assert tokenizer.encode("a <s> a", allowed_special={"<s>"}) == [1, 5, 1]
     assert tokenizer.encode("a <m> a", allowed_special="all") == [1, 6, 1]
     assert tokenizer.decode([1, 5]).replace(" ", "") == "a<s>"
+
+
+def test_one_allowed_token_of_several_beside_the_vocabulary_has_its_own_id():
+    """Their ids follow from their order: the first must not get lost where the second alone is allowed."""
+    built = library.Tokenizer(models.BPE({"a": 0, "<": 1}, []))
+    built.add_special_tokens(["<x>", "<y>", "<z>"])
+    tokenizer = JSONTokenizer(built.to_str())
+    assert tokenizer.special_tokens == {"<x>": 2, "<y>": 3, "<z>": 4}
+    for token, token_id in tokenizer.special_tokens.items():
+        assert tokenizer.encode(f"a{token}a<y", allowed_special={token}) == [0, token_id, 0, 1]
+    assert tokenizer.encode("a<y>", allowed_special={"<x>"}) == [0, 1]
+
+
+def test_the_unknown_token_is_one_too(wordpiece):
+    assert wordpiece.encode("the [UNK] zebra", allowed_special={"[UNK]"}) == [5, 1, 1]
+    assert wordpiece.encode_parts(["the", "[UNK]", "zebra", "[MASK]", ""]) == [5, 1, 1, 4]
 
 
 def test_an_allowed_token_keeps_the_options_of_the_file():
@@ -144,16 +160,46 @@ def test_end_of_text_is_found_by_name_without_a_config():
     assert JSONTokenizer(built.to_str()).end_of_text == 1
 
 
+FILES = {
+    "tokenizer_config.json": '{"tokenizer_class": "BertTokenizer",\r\n "sep_token": "[CLS]", "do_lower_case": true}',
+    "special_tokens_map.json": '{"sep_token": {"content": "[SEP]"}}\n',
+}
+
+
 def test_saved_and_loaded(tmp_path):
-    tokenizer = JSONTokenizer(wordpiece_definition(), end_of_text="[SEP]")
+    tokenizer = JSONTokenizer(wordpiece_definition(), FILES)
     tokenizer.save(tmp_path)
     loaded = tokenizers.load(tmp_path)
     assert isinstance(loaded, JSONTokenizer)
     assert loaded.end_of_text == 3
     assert loaded.special_tokens == tokenizer.special_tokens
     assert loaded.encode("The cats") == [5, 6, 7]
-    # What other programs read is the file as it came, truncation included.
-    assert json.loads((tmp_path / "tokenizer.json").read_text()) == json.loads(wordpiece_definition())
+    assert loaded.frame([5]) == [2, 5, 3]
+    # What other programs read is the files as they came, truncation included.
+    for name, text in {"tokenizer.json": wordpiece_definition(), **FILES}.items():
+        assert (tmp_path / name).read_bytes() == text.encode()
+    assert not (tmp_path / "chat_template.jinja").exists()
+
+
+def test_a_folder_that_an_earlier_version_saved_keeps_its_end_of_text(tmp_path):
+    (tmp_path / "tokenizer.json").write_text(wordpiece_definition())
+    (tmp_path / "jaxgpt_tokenizer.json").write_text('{"kind": "json", "end_of_text": "[SEP]"}')
+    assert tokenizers.load(tmp_path).end_of_text == 3
+
+
+def test_files_that_are_no_objects_are_named(tmp_path):
+    for name in FILES:
+        with pytest.raises(ValueError, match=rf"^{name}: found a JSON list, expected an object"):
+            JSONTokenizer(wordpiece_definition(), {name: "[]"})
+
+
+def test_a_definition_alone_opens_in_transformers(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    tokenizer = JSONTokenizer(wordpiece_definition())
+    tokenizer.save(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert theirs("the cats.").input_ids == tokenizer.frame(tokenizer.encode("the cats."))
 
 
 def test_what_is_no_tokenizer_json_is_refused():
