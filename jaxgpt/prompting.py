@@ -52,7 +52,9 @@ def _fields(template: str) -> list[tuple[str, str | None]]:
         plain = field is None or (field.isidentifier() and not form and not conversion)
         require(plain, "template", template, "plain fields in it, such as {text}")
     names = [field for _, field in fields if field is not None]
-    require(names[-1:] == [LABEL] and names.count(LABEL) == 1, "template", template, f"{{{LABEL}}} once, its last field")
+    require(
+        names[-1:] == [LABEL] and names.count(LABEL) == 1, "template", template, f"{{{LABEL}}} once, its last field"
+    )
     return fields
 
 
