@@ -10,7 +10,7 @@ A prompt and its continuation are tokens as lm-evaluation-harness has it: see `e
 import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -58,7 +58,7 @@ def classify(
     template: str,
     shots: Sequence[Example] = (),
     separator: str = "\n\n",
-    per: Literal["text", "token", "byte"] = "text",
+    per: str = "text",
 ) -> list[Classification]:
     """The label that is likeliest to follow each query's prompt: `few_shot` of the template, the query and the shots.
 
@@ -74,12 +74,12 @@ def score(
     prompts: str | Sequence[str],
     continuations: Sequence[str] | Sequence[Sequence[str]],
     *,
-    per: Literal["text", "token", "byte"] = "text",
+    per: str = "text",
 ) -> list[float] | list[list[float]]:
     """The log-likelihood, in nats, of each continuation of a prompt; of several prompts, a list of that.
 
-    continuations: those of every prompt, or a list of them for each. per: of the whole text, or its mean over the
-    continuation's tokens or UTF-8 bytes, so that a longer one is no less likely for its length.
+    continuations: those of every prompt, or a list of them for each. per: "text", the whole continuation; or "token" or
+    "byte", its mean over them, so that a longer one is no less likely for its length.
     An empty prompt is `Tokenizer.start`. In float32 no score depends on the prompts beside its own.
     Raises ValueError, before any work, where there is no continuation, an empty one, or one that is with its prompt
     longer than context_length; and for a model that is no decoder.
@@ -226,7 +226,7 @@ def _lay_out(
             scored[i] = tuple(np.array(at).T)
     places = np.zeros(power_of_two(max(16, len(known))), np.int32)
     places[: len(known)] = list(known)
-    children = np.zeros((len(places), power_of_two(max(map(len, options)))), np.int32)
+    children = np.zeros((len(places), power_of_two(max(4, *map(len, options)))), np.int32)
     for row, option in zip(children, options, strict=False):
         row[: len(option)] = list(option)
     return tokens, tree, places, children, scored

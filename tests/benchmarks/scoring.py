@@ -183,9 +183,8 @@ def main():
             seconds[name].append(time.perf_counter() - start)
     ours = np.median(seconds["jaxgpt"])
     for name, times in seconds.items():
-        print(
-            f"{name:13}  median {np.median(times):6.2f} s  min {min(times):6.2f}  / jaxgpt {np.median(times) / ours:.2f}"
-        )
+        middle = np.median(times)
+        print(f"{name:13}  median {middle:6.2f} s  min {min(times):6.2f} s  / jaxgpt {middle / ours:.2f}")
 
 
 if __name__ == "__main__":
