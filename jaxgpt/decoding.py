@@ -49,11 +49,17 @@ def prefill(
     mask = jnp.arange(time) >= time - lengths[:, None]
     x, cache = gpt.hidden(params, tokens, cfg, mask=mask, cache=KVCache.empty(cfg, batch, time))
 
+    return jnp.repeat(gpt.head(params, x[:, -1:], cfg)[:, 0], copies, axis=0), widen(cache, cfg, slots, copies)
+
+
+def widen(cache: KVCache, cfg: ModelConfig, slots: int, copies: int = 1) -> KVCache:
+    """The same cache with room for `slots` tokens in all, each row `copies` times, one below the other."""
+
     def put(old, x):
         return jax.lax.dynamic_update_slice(old, jnp.repeat(x, copies, axis=0), (0,) * x.ndim)
 
-    cache = _map(put, KVCache.empty(cfg, batch * copies, slots), cache).replace(used=cache.used)
-    return jnp.repeat(gpt.head(params, x[:, -1:], cfg)[:, 0], copies, axis=0), cache
+    wide = KVCache.empty(cfg, len(cache.positions) * copies, slots)
+    return _map(put, wide, cache).replace(used=cache.used)
 
 
 @functools.partial(jax.jit, static_argnames="cfg")
