@@ -85,7 +85,7 @@ class Fields:
         return names[value]
 
     def alike(self, *names: str, default: float) -> float:
-        """The number that all these fields say, each the default where it is absent. Raises ValueError unless it is one."""
+        """The number that all these fields say, the default where one is absent. Raises ValueError where they differ."""
         first, *others = names
         value = self.get(first, default)
         for name in others:

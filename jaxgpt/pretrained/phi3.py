@@ -1,5 +1,6 @@
 """Phi-3 and Phi-4-mini: a Llama with fused projections, whose long models read a text by its length."""
 
+import math
 from typing import Any
 
 from jaxgpt.config import ModelConfig
@@ -48,6 +49,8 @@ def read(fields: Fields, head: str) -> ModelConfig:
 
 def write(cfg: ModelConfig) -> dict[str, Any]:
     rope, share = write_rope(cfg), cfg.rotary_width / cfg.head_width
+    if int(cfg.head_width * share) < cfg.rotary_width:  # rounded down
+        share = math.nextafter(share, 1)
     rope["rope_parameters"]["partial_rotary_factor"] = share
     original_length = cfg.context_length
     if (scaling := rope["rope_scaling"]) is not None:
