@@ -2,10 +2,10 @@
 
     python tests/benchmarks/translate.py RUN [--beam 4] [--batch 64] [--sentences N] [--rounds 2]
 
-The floor is the matrix products that no cached search can leave out, of all beams up to the end of the best, at the
-speed of one large product. RUN: a run of configs/translate_multi30k.py, whose weights become a Pegasus, transformers' own pre-norm Transformer with
-sinusoidal positions. Its whole validation part is translated, sorted by length for both. Needs the `parity` and
-`translation` extras.
+RUN: a run of configs/translate_multi30k.py, whose weights become a Pegasus, transformers' own pre-norm Transformer with
+sinusoidal positions. Its whole validation part is translated, sorted by length for both. The floor is the matrix
+products that no cached search can leave out, of all beams up to the end of the best, at the speed of one large product.
+Needs the `parity` and `translation` extras.
 """
 
 import argparse
