@@ -45,8 +45,8 @@ class Family:
     """What the names of the body's tensors begin with ("bert."), which a bare model's file leaves out."""
     ignored: tuple[str, ...] = ()
     """Patterns of tensors that a file may hold and that say nothing."""
-    aliases: Mapping[str, str] = {}
-    """Endings of tensors' names in old files, and what they are now (".gamma": ".weight")."""
+    aliases: tuple[tuple[str, str], ...] = ()
+    """Endings of tensors' names in old files, each with what it is now (".gamma", ".weight")."""
 
 
 def find(name: str) -> Family:

@@ -138,7 +138,7 @@ def _as_named_in(weights: Weights, family: Family, mapping: Mapping) -> Mapping:
     """The mapping by the names that this file has: perhaps those of a bare model, perhaps old ones."""
     names = weights.tensors
     bare = family.prefix and not any(name.startswith(family.prefix) for name in names)
-    old = {new: old for old, new in family.aliases.items() if any(name.endswith(old) for name in names)}
+    old = {new: old for old, new in family.aliases if any(name.endswith(old) for name in names)}
 
     def named(entry):
         name = entry.name.removeprefix(family.prefix) if bare else entry.name

@@ -209,19 +209,20 @@ def from_json(text: str) -> TrainConfig:
         raise ValueError(f"found bad JSON ({error}), expected a config") from error
     if not isinstance(values, dict):
         raise ValueError(f"found a JSON {type(values).__name__}, expected a config")
-    for name, kind in SECTIONS.items():
-        require(isinstance(values.get(name), dict), name, values.get(name), f"the fields of {kind.__name__}")
-    return _build(TrainConfig, values)
+    check_names(values, TrainConfig)
+    sections = {name: _build(kind, values.get(name), name) for name, kind in SECTIONS.items()}
+    return TrainConfig(**values | sections)
 
 
-def _build(kind: type, values: dict[str, Any], section: str = "") -> Any:
+def _build(kind: type, values: Any, section: str) -> Any:
     """The dataclass of these fields, those that hold a dataclass built alike; JSON has lists for tuples."""
+    require(isinstance(values, dict), section, values, f"the fields of {kind.__name__}")
     check_names(values, kind, section)
 
     def value(name, found):
         inner = next((k for k in (hints[name], *get_args(hints[name])) if dataclasses.is_dataclass(k)), None)
         if inner is not None and isinstance(found, dict):
-            return _build(inner, found, f"{section}.{name}".removeprefix("."))
+            return _build(inner, found, f"{section}.{name}")
         return tuple(found) if isinstance(found, list) else found
 
     hints = get_type_hints(kind)
