@@ -1,9 +1,6 @@
 """The fields of a `config.json`: each is read, or known to change nothing, or refused by name."""
 
-<<<<<<< HEAD
-=======
 import warnings
->>>>>>> i5_enc
 from collections.abc import Mapping
 from pathlib import Path
 from types import UnionType
@@ -88,24 +85,10 @@ class Fields:
         require(value in names, f"{self._where}: {name}", value, nearest(value, names))
         return names[value]
 
-    def alike(self, *names: str, default: float) -> float:
-<<<<<<< HEAD
-        """The number that all these fields say, the default where one is absent. Raises ValueError where they differ."""
-=======
-        """The number that all these fields say, or the default where they are absent; one for all, else a ValueError."""
->>>>>>> i5_enc
-        first, *others = names
-        value = self.get(first, default)
-        for name in others:
-            found = self.get(name, default)
-            require(found == value, f"{self._where}: {name}", found, f"{value!r}, as {first}: one number does for both")
-        return value
-
-<<<<<<< HEAD
     def check(self, name: str, condition: bool, expected: str) -> None:
         """Raise ValueError for what the field says unless the condition holds."""
         require(condition, f"{self._where}: {name}", self._values.get(name), expected)
-=======
+
     def dropout(self, name: str, *others: str, default: float = 0.1) -> float:
         """The rate at which activations are dropped in training. Warns of rates of other places that are unlike it.
 
@@ -117,7 +100,6 @@ class Fields:
         if unlike:
             warnings.warn(f"{self._where}: training drops {', '.join(unlike)} at {name}={value}", stacklevel=2)
         return value
->>>>>>> i5_enc
 
     def ignore(self, *names: str) -> None:
         """Fields that may say anything."""

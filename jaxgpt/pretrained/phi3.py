@@ -42,7 +42,7 @@ def read(fields: Fields, head: str) -> ModelConfig:
         gated=True,
         bias=False,
         tie_embeddings=fields.get("tie_word_embeddings", False),
-        dropout=fields.alike("resid_pdrop", "embd_pdrop", "attention_dropout", default=0.0),
+        dropout=fields.dropout("resid_pdrop", "embd_pdrop", "attention_dropout", default=0.0),
         init_std=fields.get("initializer_range", 0.02),
     )
 
@@ -115,6 +115,7 @@ FAMILIES = {
         write=write,
         tensors=tensors,
         prefix="model.",
+        copies={"lm_head.weight": "model.embed_tokens.weight"},
         ignored=("*.rotary_emb.inv_freq",),
     )
 }
