@@ -5,8 +5,8 @@
 For each family transformers makes a tiny checkpoint at awkward sizes, every parameter drawn, which jaxgpt loads. Errors
 are the largest absolute ones of any logit of a real token, against transformers in float64 on the same (for bfloat16:
 rounded) weights: plain; token by token through the cache; in a padded batch; cut over 8 simulated devices; saved by
-jaxgpt, loaded by transformers and computed there in float64. Then transformers' own error in the same dtype. Greedy: how
-many of 64 tokens are transformers' (float32). Gradients: of the mean cross-entropy, the largest error relative to the
+jaxgpt, loaded by transformers and computed there in float64. Then transformers' own error in the same dtype. Greedy:
+how many of 64 tokens are transformers'. Gradients: of the mean cross-entropy, the largest error relative to the
 largest gradient of the same tensor. Needs the `parity` extra.
 """
 
@@ -49,14 +49,9 @@ BERT = {
 ROPE = {"rope_theta": 500.0}
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 T5 = {
-    "vocab_size": VOCAB,
-    "d_model": 24,
-    "d_kv": 5,
-    "d_ff": 34,
-    "num_layers": 2,
-    "num_decoder_layers": 3,
-    "num_heads": 4,
-}
+    "vocab_size": VOCAB, "d_model": 24, "d_kv": 5, "d_ff": 34, "num_layers": 2, "num_decoder_layers": 3, "num_heads": 4,
+    "n_positions": 128, "decoder_start_token_id": 0,
+}  # fmt: skip
 FAMILIES = {
     "gpt2": ("GPT2LMHeadModel", "GPT2Config", {
         "vocab_size": VOCAB, "n_positions": 128, "n_embd": 24, "n_layer": 2, "n_head": 4, "n_inner": 34, **NONE}),
@@ -76,9 +71,8 @@ FAMILIES = {
         "decoder_attention_heads": 4, "encoder_ffn_dim": 34, "decoder_ffn_dim": 34, "max_position_embeddings": 128,
         "scale_embedding": True, "activation_function": "swish", "pad_token_id": VOCAB - 1, "eos_token_id": 0,
         "decoder_start_token_id": VOCAB - 1}),
-    "t5": ("T5ForConditionalGeneration", "T5Config", T5 | {"n_positions": 128, "decoder_start_token_id": 0}),
-    "t5 1.1": ("T5ForConditionalGeneration", "T5Config", T5 | {
-        "n_positions": 128, "decoder_start_token_id": 0, "feed_forward_proj": "gated-gelu"}),
+    "t5": ("T5ForConditionalGeneration", "T5Config", T5),
+    "t5 1.1": ("T5ForConditionalGeneration", "T5Config", T5 | {"feed_forward_proj": "gated-gelu"}),
 }  # fmt: skip
 
 
@@ -156,7 +150,7 @@ class Case:
         ids, cfg, peer = self.tokens[0].tolist(), self.model.config, self.peer(self.folder, self.dtype)
         start = self.model.generation.start_token
         peer.generation_config = transformers.GenerationConfig(
-            max_new_tokens=NEW, decoder_start_token_id=start, pad_token_id=0
+            max_new_tokens=NEW, decoder_start_token_id=start, pad_token_id=0, use_cache=self.kind == "decoder"
         )
         tokens = torch.tensor([ids])
         with torch.no_grad():
