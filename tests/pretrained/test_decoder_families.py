@@ -46,7 +46,7 @@ CASES = {
         | {"attention_bias": True, "tie_word_embeddings": True, "hidden_act": "gelu_pytorch_tanh"},
     ),
     "llama3": ("Llama", LLAMA | rope("llama3", **LLAMA3)),
-    "llama-longrope": ("Llama", LLAMA | rope("longrope", **LONG, original_max_position_embeddings=8)),
+    "llama-longrope": ("Llama", LLAMA | rope("longrope", **LONG, original_max_position_embeddings=8, attention_factor=1.3)),
     "mistral": ("Mistral", LLAMA | rope() | {"sliding_window": 5}),
     "mistral-full": (
         "Mistral", LLAMA | rope("yarn", **YARN) | {"sliding_window": None, "tie_word_embeddings": True},
@@ -57,7 +57,7 @@ CASES = {
     "qwen2-window": (
         "Qwen2",
         LLAMA
-        | rope("yarn", **YARN | {"mscale": 0.7, "mscale_all_dim": 1.3, "truncate": False})
+        | rope("yarn", **YARN | {"beta_slow": 0.1, "mscale": 0.7, "mscale_all_dim": 1.3, "truncate": False})
         | {"use_sliding_window": True, "sliding_window": 3, "max_window_layers": 0, "tie_word_embeddings": True},
     ),
     "qwen3": ("Qwen3", LLAMA | rope() | {"head_dim": 8, "tie_word_embeddings": True, "attention_bias": True}),
