@@ -87,7 +87,7 @@ def write_model(model: Model, folder: Path, *, max_shard_bytes: int = SHARD_BYTE
     model.tokenizer.save(folder)
     settings = replace(model.settings, generation=model.generation)
     write_settings(settings, folder, model.config.d_model, model.config.architecture == "encoder")
-    write_whole(folder / CONFIG, json.dumps(fields | _more_fields(model), indent=2))
+    write_whole(folder / CONFIG, json.dumps(_tokens(model) | fields | _more_fields(model), indent=2))
     return family
 
 
@@ -197,12 +197,17 @@ def _resolved(cfg: ModelConfig) -> dict[str, Any]:
     return values
 
 
+def _tokens(model: Model) -> dict[str, Any]:
+    """The ids that config.json names, null for none: what a family has by default may be outside the vocabulary."""
+    added = model.tokenizer.frame([])
+    ids = {"pad_token_id": model.tokenizer.pad, "bos_token_id": added[0] if added else None}
+    return ids if model.config.architecture == "encoder" else ids | token_fields(model.generation)
+
+
 def _more_fields(model: Model) -> dict[str, Any]:
     """What config.json has beside the architecture."""
     settings, dtype = model.settings, jax.tree.leaves(model.params)[0].dtype.name
     more = {"dtype": dtype, "torch_dtype": dtype}
-    if model.config.architecture != "encoder":
-        more |= token_fields(model.generation)
     if settings.labels:
         more |= {"id2label": {str(i): label for i, label in enumerate(settings.labels)}}
         more |= {"label2id": {label: i for i, label in enumerate(settings.labels)}}
