@@ -1,10 +1,11 @@
 """The fields of a `config.json`: each is read, or known to change nothing, or refused by name."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from types import UnionType
 from typing import Any
 
-from jaxgpt.checks import holds, require, words
+from jaxgpt.checks import holds, nearest, require, words
 from jaxgpt.tokenizers.base import read_object
 
 CONFIG = "config.json"
@@ -76,6 +77,29 @@ class Fields:
         if value is not None or default is not None:
             require(holds(value, kind or type(default)), f"{self._where}: {name}", value, words(kind or type(default)))
         return value
+
+    def choose(self, name: str, names: Mapping[str, Any], default: str) -> Any:
+        """What the field's value, or the default, is a name of. Raises ValueError, with those known, for another."""
+        value = self.get(name, default)
+        require(value in names, f"{self._where}: {name}", value, nearest(value, names))
+        return names[value]
+
+    def alike(self, *names: str, default: float) -> float:
+        """The number that all these fields say, each the default where it is absent. Raises ValueError unless it is one."""
+        first, *others = names
+        value = self.get(first, default)
+        for name in others:
+            found = self.get(name, default)
+            require(found == value, f"{self._where}: {name}", found, f"{value!r}, as {first}: one number does for both")
+        return value
+
+    def check(self, name: str, condition: bool, expected: str) -> None:
+        """Raise ValueError for what the field says unless the condition holds."""
+        require(condition, f"{self._where}: {name}", self._values.get(name), expected)
+
+    def ignore(self, *names: str) -> None:
+        """Fields that may say anything."""
+        self._read.update(names)
 
     def section(self, name: str) -> "Fields | None":
         """The fields of the object that this one holds, to be read and finished likewise; None for none."""
