@@ -34,6 +34,7 @@ ROWS = [
     ["loading"],
     ["finetuning"],
     ["pipelines"],
+    ["chat"],
     ["__main__"],
 ]
 ROW = {name: i for i, row in enumerate(ROWS) for name in row}
