@@ -1,5 +1,6 @@
 """The fields of a `config.json`: each is read, or known to change nothing, or refused by name."""
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from types import UnionType
@@ -84,18 +85,21 @@ class Fields:
         require(value in names, f"{self._where}: {name}", value, nearest(value, names))
         return names[value]
 
-    def alike(self, *names: str, default: float) -> float:
-        """The number that all these fields say, each the default where it is absent. Raises ValueError unless it is one."""
-        first, *others = names
-        value = self.get(first, default)
-        for name in others:
-            found = self.get(name, default)
-            require(found == value, f"{self._where}: {name}", found, f"{value!r}, as {first}: one number does for both")
-        return value
-
     def check(self, name: str, condition: bool, expected: str) -> None:
         """Raise ValueError for what the field says unless the condition holds."""
         require(condition, f"{self._where}: {name}", self._values.get(name), expected)
+
+    def dropout(self, name: str, *others: str, default: float = 0.1) -> float:
+        """The rate at which activations are dropped in training. Warns of rates of other places that are unlike it.
+
+        There is one rate here, and no other use of a model depends on any.
+        """
+        value = self.get(name, default)
+        found = {other: self.get(other, None, float) for other in others}
+        unlike = [f"{other}={rate}" for other, rate in found.items() if rate not in (None, value)]
+        if unlike:
+            warnings.warn(f"{self._where}: training drops {', '.join(unlike)} at {name}={value}", stacklevel=2)
+        return value
 
     def ignore(self, *names: str) -> None:
         """Fields that may say anything."""

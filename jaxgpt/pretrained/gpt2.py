@@ -28,7 +28,7 @@ def read(fields: Fields, head: str) -> ModelConfig:
         norm_epsilon=fields.get("layer_norm_epsilon", 1e-5),
         activation=fields.choose("activation_function", ACTIVATIONS, "gelu_new"),
         tie_embeddings=fields.get("tie_word_embeddings", True),
-        dropout=fields.alike("resid_pdrop", "embd_pdrop", "attn_pdrop", default=0.1),
+        dropout=fields.dropout("resid_pdrop", "embd_pdrop", "attn_pdrop"),
         init_std=fields.get("initializer_range", 0.02),
     )
 
@@ -92,6 +92,7 @@ FAMILIES = {
         write=write,
         tensors=tensors,
         prefix="transformer.",
+        copies={"lm_head.weight": "transformer.wte.weight"},
         ignored=("*.attn.bias", "*.attn.masked_bias"),  # causal masks
     )
 }

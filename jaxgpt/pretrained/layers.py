@@ -1,10 +1,13 @@
-"""What the families' rules are made of: layers as torch stores them, and the names of activations."""
+"""What the families' rules are made of: layers as torch stores them, and the names of activations and classes."""
+
+from typing import Any
 
 from jaxtyping import PyTree
 
 from jaxgpt.config import ModelConfig
 from jaxgpt.model import declarations
 from jaxgpt.params import by_layer
+from jaxgpt.pretrained.fields import Fields
 from jaxgpt.pretrained.mapping import Mapping, Part, Stored
 
 # transformers' names -> ours; of several for one, the first is written.
@@ -49,3 +52,21 @@ def declared(mapping: Mapping, cfg: ModelConfig) -> Mapping:
         return mapping
 
     return keep(mapping, by_layer(declarations(cfg)))
+
+
+def n_classes(fields: Fields, head: str) -> int | None:
+    """The number of classes that config.json names, for a head that classifies; 2 where it names none."""
+    labels = fields.get("id2label", None, dict)
+    number = fields.get("num_labels", 2 if labels is None else len(labels))
+    return number if head in ("sequence", "token") else None
+
+
+def label_fields(cfg: ModelConfig) -> dict[str, Any]:
+    """The inverse, by names that say nothing: "LABEL_0"."""
+    if cfg.n_classes is None:
+        return {}
+    labels = [f"LABEL_{i}" for i in range(cfg.n_classes)]
+    return {
+        "id2label": {str(i): label for i, label in enumerate(labels)},
+        "label2id": {x: i for i, x in enumerate(labels)},
+    }

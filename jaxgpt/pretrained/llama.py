@@ -153,6 +153,7 @@ FAMILIES = {
         write=partial(write, name),
         tensors=tensors,
         prefix="model.",
+        copies={"lm_head.weight": "model.embed_tokens.weight"},
         ignored=("*.rotary_emb.inv_freq",),  # which follow from the config
     )
     for name, architecture in (

@@ -1,5 +1,6 @@
 """Phi-3 and Phi-4-mini: a Llama with fused projections, whose long models read a text by its length."""
 
+import math
 from typing import Any
 
 from jaxgpt.config import ModelConfig
@@ -41,13 +42,15 @@ def read(fields: Fields, head: str) -> ModelConfig:
         gated=True,
         bias=False,
         tie_embeddings=fields.get("tie_word_embeddings", False),
-        dropout=fields.alike("resid_pdrop", "embd_pdrop", "attention_dropout", default=0.0),
+        dropout=fields.dropout("resid_pdrop", "embd_pdrop", "attention_dropout", default=0.0),
         init_std=fields.get("initializer_range", 0.02),
     )
 
 
 def write(cfg: ModelConfig) -> dict[str, Any]:
     rope, share = write_rope(cfg), cfg.rotary_width / cfg.head_width
+    if int(cfg.head_width * share) < cfg.rotary_width:  # rounded down
+        share = math.nextafter(share, 1)
     rope["rope_parameters"]["partial_rotary_factor"] = share
     original_length = cfg.context_length
     if (scaling := rope["rope_scaling"]) is not None:
@@ -112,6 +115,7 @@ FAMILIES = {
         write=write,
         tensors=tensors,
         prefix="model.",
+        copies={"lm_head.weight": "model.embed_tokens.weight"},
         ignored=("*.rotary_emb.inv_freq",),
     )
 }

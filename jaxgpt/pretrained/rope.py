@@ -134,6 +134,15 @@ def write_rope(cfg: ModelConfig) -> dict[str, Any]:
     theta, scaling = float(cfg.rope_theta or THETA), {}
     if cfg.rope_scaling is not None:
         values = asdict(cfg.rope_scaling)
+        match cfg.rope_scaling:
+            case RopeScaling(kind="yarn", factor=factor):
+                implied = _yarn_magnitude(factor)
+            case RopeScaling(kind="longrope", original_length=length):
+                implied = _longrope_magnitude(cfg.context_length / length, length)
+            case _:
+                implied = None
+        if values["magnitude"] == implied:
+            values["magnitude"] = None  # or Phi-3's first code, which computes it, would refuse the object
         scaling = {"rope_type": values["kind"]}
         scaling |= {theirs: values[ours] for ours, theirs in _NAMES.items() if values[ours] is not None}
         scaling |= {name: list(value) for name, value in scaling.items() if isinstance(value, tuple)}
