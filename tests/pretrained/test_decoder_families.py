@@ -1,6 +1,5 @@
 """GPT-2, Llama, Mistral, Qwen2, Qwen3 and Phi-3 against transformers' own, at awkward sizes and with drawn weights."""
 
-import json
 import zlib
 from dataclasses import replace
 from types import SimpleNamespace
@@ -11,9 +10,7 @@ import numpy as np
 import pytest
 from tiny import apply
 
-from jaxgpt import gpt
 from jaxgpt.generation import generate_tokens
-from jaxgpt.pretrained.fields import CONFIG
 from jaxgpt.pretrained.files import open_folder
 from jaxgpt.pretrained.folder import express, read_config, read_model, write_model
 from jaxgpt.tokenizers.char import CharTokenizer
