@@ -4,7 +4,7 @@ Shapes are rounded up to powers of two, so that a new prompt length seldom compi
 """
 
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from typing import NamedTuple
 
 import jax
@@ -107,7 +107,8 @@ def pieces(
     ends = frozenset(model.generation.end_tokens if end_tokens is None else end_tokens)
     unsaid = frozenset(tokenizer.special_tokens.values()) if alone else ends
     _check(prompts, cfg, max_new_tokens, num_samples, ends)
-    texts = [_Text(tokenizer, [] if alone else row, stop, alone) for row in prompts for _ in range(num_samples)]
+    rows = [[] if alone else prompt for prompt in prompts for _ in range(num_samples)]
+    texts = [_Text(tokenizer, row, stop, unsaid, through=alone) for row in rows]
     stopped = np.zeros(len(texts), bool)
     chunks = _chunks(
         model.decode_params, prompts, cfg, max_new_tokens, sampler, ends, keys, num_samples,
@@ -117,7 +118,7 @@ def pieces(
 
     def found():
         for tokens, _ in chunks:
-            yield [text.extend(t for t in new if t not in unsaid) for text, new in zip(texts, tokens, strict=True)]
+            yield [text.extend(new) for text, new in zip(texts, tokens, strict=True)]
             stopped[:] = [text.stopped for text in texts]
         yield [text.finish() for text in texts]
 
@@ -294,12 +295,20 @@ def _pieces(
 class _Text:
     """A row's text as its tokens come, cut before the stop string that is complete first (of two, the longer).
 
-    through: cut only after the token that completes it.
+    unsaid: tokens that are left out of it, and that no stop string reaches across. through: cut only after the token
+    that completes a stop string.
     """
 
-    def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int], stops: Sequence[str], through: bool = False):
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        prompt: Sequence[int],
+        stops: Sequence[str],
+        unsaid: Set[int] = frozenset(),
+        through: bool = False,
+    ):
         self.stopped = False
-        self._stops, self._through, self._held = stops, through, ""
+        self._stops, self._unsaid, self._through, self._held = stops, unsaid, through, ""
         self._decoder = StreamingDecoder(tokenizer)
         primer = prompt[-PRIMER:]
         shown = sum(len(self._decoder.push(token)) for token in primer)
@@ -307,11 +316,17 @@ class _Text:
 
     def extend(self, tokens: Iterable[int]) -> str:
         """What these tokens add to the text for certain."""
-        return "".join([self._add(self._decoder.push(token)) for token in tokens])
+        return "".join(
+            [self._release() if token in self._unsaid else self._add(self._decoder.push(token)) for token in tokens]
+        )
 
     def finish(self) -> str:
         """What was held back."""
-        return self._add(self._decoder.flush()) + ("" if self.stopped else self._held)
+        return self._add(self._decoder.flush()) + self._release()
+
+    def _release(self) -> str:
+        held, self._held = self._held, ""
+        return held
 
     def _add(self, piece: str) -> str:
         if self.stopped:
@@ -320,7 +335,7 @@ class _Text:
         text = self._held + piece
         found = [(at + len(stop), at) for stop in self._stops if (at := text.find(stop)) >= 0]
         if found:
-            self.stopped = True
+            self.stopped, self._held = True, ""
             return text + self._decoder.flush() if self._through else text[: min(found)[1]]
         begun = [n for stop in self._stops for n in range(1, len(stop)) if text.endswith(stop[:n])]
         certain = len(text) - max(begun, default=0)

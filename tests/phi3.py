@@ -54,6 +54,8 @@ def write_checkpoint(folder: Path, *, context_length: int = 1024, seed: int = 0,
     )  # fmt: skip
     torch.manual_seed(seed)
     model = transformers.Phi3ForCausalLM(config)
+    with torch.no_grad():  # no bytes: what a drawn model makes of them is no text
+        model.lm_head.weight[len(CONTROL) : len(CONTROL) + 256] = 0
     model.generation_config = transformers.GenerationConfig(**{"bos_token_id": 1, "eos_token_id": [3, 6]} | generation)
     model.save_pretrained(folder)
     return folder

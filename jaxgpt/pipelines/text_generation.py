@@ -28,13 +28,13 @@ class Options:
     """Most tokens of prompt and text together, where max_new_tokens is None."""
     do_sample: bool = True
     """Draw tokens; otherwise the likeliest is taken, whatever the next four say."""
-    temperature: float = 0.7
+    temperature: float | int = 0.7
     """As of `Sampler`, and so the next three."""
     top_k: int | None = 50
     """None or 0 for no limit."""
-    top_p: float | None = None
-    min_p: float | None = None
-    repetition_penalty: float | None = None
+    top_p: float | int | None = None
+    min_p: float | int | None = None
+    repetition_penalty: float | int | None = None
     """As of `Sampler`; acts whether tokens are drawn or not."""
     stop_strings: str | list | tuple[str, ...] | None = None
     """A text ends with the token that completes one of these; they stay in it."""
@@ -119,7 +119,7 @@ class TextGeneration:
         check_names(given, Options)
         return Options(**given)
 
-    def _tokens(self, prompt: Prompt) -> list[int]:
+    def _tokens(self, prompt: Any) -> list[int]:
         """A prompt as the model reads it."""
         tokenizer = self.model.tokenizer
         if isinstance(prompt, str):

@@ -37,12 +37,12 @@ def test_a_task_has_its_class(made):
 
 
 def test_a_tokenizer_may_be_given_itself_or_by_its_folder(made, tmp_path):
-    other = CharTokenizer("wvutsrqponmlkjihgfedcba")
+    other = CharTokenizer(" abcdefghijklmnopqrstuv")
     other.save(tmp_path)
     for given in (other, tmp_path, str(tmp_path)):
         pipeline("fill-mask", MODEL, given)
         _, model, _ = made.pop()
-        assert model.tokenizer.encode("ab") == [22, 21]
+        assert model.tokenizer.encode("ab") == [1, 2]
         assert model.params is MODEL.params
 
 
