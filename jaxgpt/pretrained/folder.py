@@ -104,10 +104,10 @@ def express(cfg: ModelConfig, prefer: str | None = None) -> tuple[Family, dict[s
             continue
         fields = {"model_type": name, "architectures": [model]} | family.write(cfg)
         try:
-            found = _differences(cfg, family.read(Fields(dict(fields), f"{name}'s {CONFIG}"), cfg.head))
-        except ValueError as error:
-            obstacles[name] = [str(error)]
+            back = family.read(Fields(dict(fields), f"{name}'s {CONFIG}"), cfg.head)
+        except ValueError:  # such sizes are none that the family can have
             continue
+        found = _differences(cfg, back)
         if not found:
             return family, fields
         obstacles[name] = [f"model.{field}: found {ours!r}, expected {theirs!r}" for field, ours, theirs in found]
