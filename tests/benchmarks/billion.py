@@ -40,16 +40,14 @@ def make(folder: Path) -> None:
         norm="rms", position="rotary", activation="silu", gated=True, bias=False, tie_embeddings=False,
     )  # fmt: skip
     family = find("llama")
-    shapes = jax.tree.map(lambda p: p.shape, P.by_layer(declarations(cfg)), is_leaf=lambda p: isinstance(p, P.Param))
-    is_shape = lambda x: isinstance(x, tuple) and all(isinstance(n, int) for n in x)  # noqa: E731
-    entries, structure = jax.tree.flatten(family.tensors(cfg))
-    leaves = jax.tree.leaves(shapes, is_leaf=is_shape)
+    declared = jax.tree.leaves(P.by_layer(declarations(cfg)))
+    entries = jax.tree.leaves(family.tensors(cfg))
     rng = np.random.default_rng(0)
     block = (rng.standard_normal(1 << 20, np.float32) * 0.02).astype(ml_dtypes.bfloat16)
 
     def tensors():
-        for entry, leaf in zip(entries, leaves, strict=True):
-            shape = entry.shape(leaf)
+        for entry, param in zip(entries, declared, strict=True):
+            shape = entry.shape(param.shape)
             size = int(np.prod(shape))
             yield entry.name, np.resize(block, size).reshape(shape)
 
@@ -161,16 +159,14 @@ def main() -> None:
         if not args.alone:
             found["transformers"] = apart("theirs", str(folder), args.dtype, args.batch, args.new)
         for name, row in found.items():
-            print(
-                f"{name:12} {args.dtype}: " + ", ".join(f"{key} {value:.2f}" for key, value in row.items()), flush=True
-            )
+            shown = ", ".join(f"{key} {value:.2f}" for key, value in row.items())
+            print(f"{name:12} {args.dtype}: {shown}", flush=True)
         floor = found["jaxgpt"]["params_gb"] * 1e9 / bandwidth() * 1e3
         for batch in args.batch:
             step = found["jaxgpt"][f"step_ms_{batch}"]
-            ratio = (
-                "" if args.alone else f"; transformers/jaxgpt {found['transformers'][f'step_ms_{batch}'] / step:.2f}"
-            )
-            print(f"batch {batch}: {1e3 * batch / step:.1f} tokens/s, floor {floor:.0f} ms of {step:.0f} ms{ratio}")
+            print(f"batch {batch}: {1e3 * batch / step:.1f} tokens/s, floor {floor:.0f} ms of {step:.0f} ms")
+            if not args.alone:
+                print(f"batch {batch}: transformers/jaxgpt {found['transformers'][f'step_ms_{batch}'] / step:.2f}")
         row = apart("sharded", str(folder), devices=8)
         print("8 devices, fsdp: " + ", ".join(f"{key} {value:.3f}" for key, value in row.items()))
 
