@@ -1,13 +1,15 @@
 """transformers' encoders and encoder-decoders at awkward sizes, every parameter drawn, as folders; and their numbers.
 
-Needs torch and transformers, but for the reading of what tests/golden/make_encoder_families.py kept.
+Only `unpack` needs no torch and no transformers.
 """
 
 import zlib
 from pathlib import Path
 
 import numpy as np
+from safetensors.numpy import save_file
 
+from jaxgpt.pretrained.files import SINGLE
 from jaxgpt.tokenizers import CharTokenizer
 
 TOKENIZER = CharTokenizer(chr(ord("A") + i) for i in range(23))  # a folder must have one; no test reads text
@@ -25,9 +27,8 @@ DISTIL = {
 MARIAN = {
     "vocab_size": 31, "d_model": 12, "encoder_layers": 2, "decoder_layers": 1, "encoder_attention_heads": 3,
     "decoder_attention_heads": 3, "encoder_ffn_dim": 19, "decoder_ffn_dim": 19, "max_position_embeddings": 80,
-    "activation_function": "swish", "scale_embedding": True, "dropout": 0.2, "attention_dropout": 0.2,
-    "activation_dropout": 0.2, "pad_token_id": 30, "decoder_start_token_id": 30, "eos_token_id": 0,
-    "forced_eos_token_id": None,
+    "activation_function": "silu", "scale_embedding": True, "dropout": 0.2, "attention_dropout": 0.2,
+    "pad_token_id": 30, "decoder_start_token_id": 30, "eos_token_id": 0, "forced_eos_token_id": None,
 }  # fmt: skip
 T5 = {
     "vocab_size": 27, "d_model": 10, "d_kv": 3, "d_ff": 15, "num_layers": 2, "num_decoder_layers": 1, "num_heads": 4,
@@ -67,6 +68,7 @@ TRANSLATORS = {
     "flan": ("T5ForConditionalGeneration", FLAN),
 }
 CASES = ENCODERS | TRANSLATORS
+GOLDEN = Path(__file__).resolve().parent / "golden"
 
 
 def make(name: str, values: dict, folder: Path, *, half: bool = False):
@@ -86,16 +88,37 @@ def make(name: str, values: dict, folder: Path, *, half: bool = False):
     if config.model_type == "t5" and values.get("feed_forward_proj") == "gated-gelu":
         model.all_tied_weights_keys.pop("lm_head.weight")
         model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
+    translates = config.is_encoder_decoder
     with torch.no_grad():
         for path, tensor in [*model.named_parameters(), ("final_logits_bias", state.get("final_logits_bias"))]:
-            if tensor is not None and not path.endswith("embed_positions.weight"):
-                rng = np.random.default_rng(zlib.crc32(path.encode()))
-                gain = tensor.ndim == 1 and path.endswith("weight")
-                drawn = rng.normal(1.0 if gain else 0.0, 0.5, tensor.shape)
-                tensor.copy_(torch.tensor(drawn.astype("float16" if half else "float32")))
+            if tensor is None or path.endswith("embed_positions.weight"):
+                continue
+            rng = np.random.default_rng(zlib.crc32(path.encode()))
+            gain, bias = tensor.ndim == 1 and path.endswith("weight"), path.endswith("bias")
+            # In a translator more of the state and less of the biases: its targets differ.
+            spread = (0.1 if bias else 0.8 if "layers" in path or "block" in path else 0.5) if translates else 0.5
+            drawn = rng.normal(1.0 if gain else 0.0, 0.5 if gain else spread, tensor.shape)
+            if translates and path in ("lm_head.weight", "model.shared.weight"):
+                drawn[config.eos_token_id] *= 2  # and end
+            if path == "final_logits_bias":
+                drawn[0, config.eos_token_id] = 2
+            tensor.copy_(torch.tensor(drawn.astype("float16" if half else "float32")))
     model.save_pretrained(folder)
     TOKENIZER.save(folder)
     return model
+
+
+def unpack(name: str, folder: Path) -> dict[str, dict[str, np.ndarray]]:
+    """Write the checkpoint of a file that tests/golden/make_encoder_families.py made; returns the inputs and outputs."""
+    kept = np.load(GOLDEN / f"family_{name}.npz", allow_pickle=False)
+
+    def part(begin, dtype=None):
+        return {key.removeprefix(begin): np.asarray(kept[key], dtype) for key in kept if key.startswith(begin)}
+
+    (folder / "config.json").write_text(str(kept["config"]))
+    save_file(part("tensor/", "float32"), folder / SINGLE, {"format": "pt"})
+    TOKENIZER.save(folder)
+    return {"inputs": part("input/"), "outputs": part("output/")}
 
 
 def draw_texts(lengths: list[int], values: dict, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -154,8 +177,8 @@ def generate(peer, inputs: dict[str, np.ndarray], values: dict, **options) -> tu
     with torch.no_grad():
         out = peer.generate(
             torch.tensor(inputs["source"]), attention_mask=torch.tensor(inputs["source_mask"].astype(int)),
-            do_sample=False, bad_words_ids=[[pad]], pad_token_id=pad, return_dict_in_generate=True, output_scores=True,
-            **options,
+            do_sample=False, forced_eos_token_id=None, bad_words_ids=[[pad]], pad_token_id=pad, return_dict_in_generate=True, output_scores=True,
+            use_cache=False, **options,  # whose cache has a decoder with as many layers as the encoder has
         )  # fmt: skip
     rows = out.sequences[:, 1:].tolist()
     targets = [row[: row.index(end) + 1] if end in row else row for row in rows]
