@@ -51,6 +51,13 @@ def agree(found, wanted, mask, tolerance=2e-5):
         np.testing.assert_allclose(np.asarray(found[name])[real], x[real], atol=tolerance, err_msg=name)
 
 
+@pytest.mark.parametrize("name", ["bert-pretraining", "roberta-sequence", "distilbert-lm"])
+def test_what_comes_out_is_what_transformers_gave(name, tmp_path):
+    """Golden files: no other library is needed."""
+    kept = peers.unpack(name, tmp_path)
+    agree(outputs(read_model(tmp_path), kept["inputs"]), kept["outputs"], kept["inputs"]["mask"])
+
+
 @pytest.fixture(scope="module", params=ENCODERS)
 def case(request, tmp_path_factory):
     pytest.importorskip("transformers")
