@@ -56,8 +56,8 @@ class Weights:
         first, second = self.tensors.get(name), self.tensors.get(other)
         if first is None or second is None or first[1:] != second[1:]:
             return False
-        starts = range(0, first.shape[0], _ROWS) if first.shape else (0,)
-        rows = [(slice(start, start + _ROWS), *map(slice, first.shape[1:])) for start in starts]
+        rows, *rest = first.shape
+        rows = [(slice(i, min(i + _ROWS, rows)), *map(slice, rest)) for i in range(0, rows, _ROWS)]
         return all(self.read(name, index).tobytes() == self.read(other, index).tobytes() for index in rows)
 
 
