@@ -56,7 +56,7 @@ class Chat:
     """Talk with a model. Ctrl-C stops an answer, at the prompt it ends the talk, as Ctrl-D does."""
 
     model: str
-    """Folder of a checkpoint with a chat template, or repository of the hub."""
+    """A checkpoint's folder or repository, with a chat template."""
     system: str | None = None
     """What the model is told first."""
     max_new_tokens: int | None = None

@@ -225,7 +225,8 @@ def _chunks(
 
     logits, cache = prefill(params, _right(prompts, used), lengths[::num_samples], cfg, slots, num_samples)
     ended = jnp.zeros(len(texts), bool)
-    rows = Rows(jnp.full(len(texts), -1), ended, keys, jnp.zeros(len(texts), int), seen)
+    # A copy: rows are donated, and the caller keeps its keys.
+    rows = Rows(jnp.full(len(texts), -1), ended, keys.copy(), jnp.zeros(len(texts), int), seen)
     rows, logprob = choose_first(rows, logits, settings, ends, known)
     tokens, logprobs, made = rows.token[:, None], logprob[:, None], 1
     while True:

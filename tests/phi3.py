@@ -54,8 +54,9 @@ def write_checkpoint(folder: Path, *, context_length: int = 1024, seed: int = 0,
     )  # fmt: skip
     torch.manual_seed(seed)
     model = transformers.Phi3ForCausalLM(config)
-    with torch.no_grad():  # no bytes: what a drawn model makes of them is no text
-        model.lm_head.weight[len(CONTROL) : len(CONTROL) + 256] = 0
+    with torch.no_grad():
+        model.lm_head.weight[len(CONTROL) : len(CONTROL) + 256] = 0  # what a drawn model makes of bytes is no text
+        model.lm_head.weight[[3, 6]] = 0  # nor does it end by itself
     model.generation_config = transformers.GenerationConfig(**{"bos_token_id": 1, "eos_token_id": [3, 6]} | generation)
     model.save_pretrained(folder)
     return folder
