@@ -18,7 +18,7 @@ import torch
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parents[1])]
 
-from peers import GPT2, LLAMA, LLAMA3, PHI3, YARN, draw_text, make, rope, tensors_of  # noqa: E402
+from decoder_peers import GPT2, LLAMA, LLAMA3, PHI3, YARN, draw_text, make, rope, tensors_of  # noqa: E402
 
 SMALL = {"max_position_embeddings": 48}
 SLIDES = {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 0}

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from peers import (
+from decoder_peers import (
     ATOL,
     GPT2,
     LLAMA,

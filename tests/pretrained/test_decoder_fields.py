@@ -5,7 +5,7 @@ import json
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from peers import (
+from decoder_peers import (
     ATOL,
     GPT2,
     LLAMA,
