@@ -109,7 +109,7 @@ def make(name: str, values: dict, folder: Path, *, half: bool = False):
 
 
 def unpack(name: str, folder: Path) -> dict[str, dict[str, np.ndarray]]:
-    """Write the checkpoint of a file that tests/golden/make_encoder_families.py made; returns the inputs and outputs."""
+    """Write the checkpoint that tests/golden/make_encoder_families.py kept; returns the inputs and outputs."""
     kept = np.load(GOLDEN / f"family_{name}.npz", allow_pickle=False)
 
     def part(begin, dtype=None):
@@ -177,8 +177,9 @@ def generate(peer, inputs: dict[str, np.ndarray], values: dict, **options) -> tu
     with torch.no_grad():
         out = peer.generate(
             torch.tensor(inputs["source"]), attention_mask=torch.tensor(inputs["source_mask"].astype(int)),
-            do_sample=False, forced_eos_token_id=None, bad_words_ids=[[pad]], pad_token_id=pad, return_dict_in_generate=True, output_scores=True,
-            use_cache=False, **options,  # whose cache has a decoder with as many layers as the encoder has
+            do_sample=False, forced_eos_token_id=None, bad_words_ids=[[pad]], pad_token_id=pad,
+            use_cache=False,  # which would have a decoder with no more layers than the encoder
+            return_dict_in_generate=True, output_scores=True, **options,
         )  # fmt: skip
     rows = out.sequences[:, 1:].tolist()
     targets = [row[: row.index(end) + 1] if end in row else row for row in rows]
