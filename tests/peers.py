@@ -1,15 +1,22 @@
 """transformers' encoders and encoder-decoders at awkward sizes, every parameter drawn, as folders; and their numbers.
 
-Only `unpack` needs no torch and no transformers.
+Of its functions only `unpack` and `parameters` need neither torch nor transformers.
 """
 
+import tempfile
 import zlib
 from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import save_file
 
-from jaxgpt.pretrained.files import SINGLE
+from jaxgpt import params as P
+from jaxgpt.config import ModelConfig
+from jaxgpt.model import declarations
+from jaxgpt.pretrained.family import find
+from jaxgpt.pretrained.files import SINGLE, open_folder, write_folder
+from jaxgpt.pretrained.folder import stacked
+from jaxgpt.pretrained.mapping import load_tree
 from jaxgpt.tokenizers import CharTokenizer
 
 TOKENIZER = CharTokenizer(chr(ord("A") + i) for i in range(23))  # a folder must have one; no test reads text
@@ -119,6 +126,14 @@ def unpack(name: str, folder: Path) -> dict[str, dict[str, np.ndarray]]:
     save_file(part("tensor/", "float32"), folder / SINGLE, {"format": "pt"})
     TOKENIZER.save(folder)
     return {"inputs": part("input/"), "outputs": part("output/")}
+
+
+def parameters(family: str, cfg: ModelConfig, arrays: dict[str, np.ndarray]) -> dict:
+    """The tensors of a family as parameters, layers stacked. Linear in them, so that it maps gradients too."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_folder(folder, arrays.items(), max_shard_bytes=10**9)
+        mapping = stacked(find(family).tensors(cfg))
+        return load_tree(mapping, P.abstract(declarations(cfg)), open_folder(folder), ["*"])
 
 
 def draw_texts(lengths: list[int], values: dict, seed: int) -> tuple[np.ndarray, np.ndarray]:
