@@ -1,7 +1,8 @@
 """Language models as pure JAX functions.
 
 Models are plain functions of `(params, inputs, config)`: see `jaxgpt.gpt`. What most programs need is at the top:
-`load` a trained model (and `save` it), `generate` or `stream` text from it, `translate` with it, `fill_mask` in a text.
+`load` a trained model (and `save` it), `generate` or `stream` text from it, `translate` with it,
+`fill_mask` in a text; `pipeline` has the conventions of transformers.
 """
 
 import importlib
@@ -11,12 +12,13 @@ _HOMES = {
     "fill_mask": "filling",
     "generate": "generation",
     "load": "loading",
+    "pipeline": "pipelines",
     "save": "loading",
     "stream": "generation",
     "translate": "translation",
 }
 
-__all__ = ["Model", "fill_mask", "generate", "load", "save", "stream", "translate"]
+__all__ = ["Model", "fill_mask", "generate", "load", "pipeline", "save", "stream", "translate"]
 
 
 def __getattr__(name: str):

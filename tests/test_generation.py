@@ -12,8 +12,8 @@ from tiny import SCHEMES, draw
 from tiny import TINY as THREE_LAYERS
 
 from jaxgpt import decoding, generation, gpt, sampling
-from jaxgpt.generation import generate, generate_tokens, stream
-from jaxgpt.model import Model, prepare
+from jaxgpt.generation import generate, generate_tokens, pieces, row_keys, stream
+from jaxgpt.model import GenerationDefaults, Model, Settings, prepare
 from jaxgpt.sampling import Sampler
 from jaxgpt.tokenizers import BPETokenizer, CharTokenizer, WordTokenizer
 
@@ -53,7 +53,7 @@ def naive(params, prompt, cfg, new, sampler=DRAWN):
     """
     context, dropped = cfg.context_length, cfg.context_length - cfg.context_length // 2
     text, logprobs = list(prompt), []
-    row_key = generation._row_keys(jax.random.key(0), [text])[0]
+    row_key = generation.row_keys(jax.random.key(0), [text])[0]
     for count in range(new):
         start = 0 if len(text) <= context else dropped * -(-(len(text) - context) // dropped)
         padded = np.array([(text[start:] + [0] * context)[:context]])
@@ -135,7 +135,7 @@ def first_state(params, prompts, ends, slots=19):
     rows = decoding.Rows(
         jnp.full(len(prompts), -1),
         jnp.zeros(len(prompts), bool),
-        generation._row_keys(jax.random.key(0), prompts),
+        generation.row_keys(jax.random.key(0), prompts),
         jnp.zeros(len(prompts), int),
         None,
     )
@@ -291,6 +291,55 @@ def bytes_model(text="naïve café — 東京 🙂 "):
     tokenizer = BPETokenizer.train([text] * 3, 270)
     cfg = replace(TINY, vocab_size=tokenizer.vocab_size + 5)  # a padded vocabulary, as published models have
     return Model(cfg, parameters(cfg), tokenizer)
+
+
+def test_each_of_a_models_end_tokens_ends_its_text_and_its_banned_tokens_are_never_chosen(params):
+    def text(**said):
+        settings = Settings(generation=GenerationDefaults(**said))
+        return text_of(Model(TINY, params, CharTokenizer(LETTERS), settings), ["abc", "d"])
+
+    free = text()
+    ends = (free[0][5], free[1][11])
+    ids = tuple(LETTERS.index(letter) for letter in ends)
+    assert text(end_tokens=ids) == [row[: min(row.find(end) % 99 for end in ends)] for row in free]
+    assert text(end_tokens=ids[:1]) == [row.partition(ends[0])[0] for row in free]
+    assert text(end_tokens=ids)[0] != free[0] != text(end_tokens=ids[1:])[0]
+    other = text(banned_tokens=ids)
+    assert not set(ends) & set("".join(other))
+    allowed = [i for i in range(len(LETTERS)) if i not in ids]
+    tokens = generate_tokens(
+        params, [[0, 1, 2], [3]], TINY, max_new_tokens=45, sampler=DRAWN, key=jax.random.key(0), ids=allowed
+    )
+    assert other == ["".join(LETTERS[i] for i in row) for row in tokens]
+
+
+def test_a_model_that_does_not_say_ends_at_the_tokenizers_end_of_text(params):
+    tokenizer = WordTokenizer([f"w{i}" for i in range(21)])
+    said = Settings(generation=GenerationDefaults(end_tokens=(3,)))
+    silent, saying = Model(TINY, params, tokenizer), Model(TINY, params, tokenizer, said)
+    assert silent.generation.end_tokens == (tokenizer.end_of_text,)
+    assert saying.generation.end_tokens == (3,)
+
+
+def test_pieces_alone_are_the_new_tokens_without_special_ones_through_the_stop_string(params):
+    tokenizer = WordTokenizer([f"w{i}" for i in range(21)])
+    model = Model(TINY, params, tokenizer)
+    prompt = tokenizer.encode("w3 w4")
+    keys = row_keys(jax.random.key(0), [prompt])
+    (tokens,) = generate_tokens(params, [prompt], TINY, max_new_tokens=45, sampler=DRAWN, key=jax.random.key(0))
+    special = set(tokenizer.special_tokens.values())
+    assert special & set(tokens)
+    expected = tokenizer.decode(token for token in tokens if token not in special)
+
+    def alone(**options):
+        options = {"max_new_tokens": 45, "sampler": DRAWN, "end_tokens": ()} | options
+        return "".join(row for (row,) in pieces(model, [prompt], keys, alone=True, **options))
+
+    assert alone() == expected
+    assert not expected.startswith(" ")
+    words = expected.split(" ")
+    stop = words[9][:-1]
+    assert alone(stop=[stop]) == " ".join(words[: 1 + next(i for i, word in enumerate(words) if stop in word)])
 
 
 def test_no_piece_ends_within_a_character():

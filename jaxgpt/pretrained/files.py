@@ -52,13 +52,13 @@ class Weights:
             raise ValueError(f"{file}: can't read {name!r} ({error})") from error
 
     def equal(self, name: str, other: str) -> bool:
-        """Whether both, of one axis or more, are there and hold the same; read some rows at a time."""
+        """Whether both are there and hold the same, bit for bit; read some rows at a time."""
         first, second = self.tensors.get(name), self.tensors.get(other)
         if first is None or second is None or first[1:] != second[1:]:
             return False
-        height, rest = first.shape[0], tuple(slice(0, n) for n in first.shape[1:])
-        rows = (slice(start, min(start + _ROWS, height)) for start in range(0, height, _ROWS))
-        return all(np.array_equal(*(self.read(one, (part, *rest)) for one in (name, other))) for part in rows)
+        rows, *rest = first.shape
+        rows = [(slice(i, min(i + _ROWS, rows)), *map(slice, rest)) for i in range(0, rows, _ROWS)]
+        return all(self.read(name, index).tobytes() == self.read(other, index).tobytes() for index in rows)
 
 
 def open_folder(folder: str | Path) -> Weights:

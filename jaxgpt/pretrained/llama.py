@@ -105,6 +105,7 @@ def write(name: str, cfg: ModelConfig) -> dict[str, Any]:
         "tie_word_embeddings": cfg.tie_embeddings,
         "attention_dropout": 0.0,
         "initializer_range": cfg.init_std,
+        "bos_token_id": None,  # left out, it would be 1
         **write_rope(cfg),
     }
     if name in ("llama", "qwen3"):

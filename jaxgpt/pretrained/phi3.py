@@ -72,6 +72,7 @@ def write(cfg: ModelConfig) -> dict[str, Any]:
         "tie_word_embeddings": cfg.tie_embeddings,
         **dict.fromkeys(("resid_pdrop", "embd_pdrop", "attention_dropout"), cfg.dropout),
         "initializer_range": cfg.init_std,
+        **dict.fromkeys(("bos_token_id", "pad_token_id")),  # left out, they would be ids of the first models
         **rope,
     }
 

@@ -41,6 +41,7 @@ def folder(tmp_path_factory):
                 vocab_size=40,
                 hard_vocab_limit=False,
                 bos_id=-1,
+                user_defined_symbols=["<pad>"],  # the model itself would spell a text with it
                 minloglevel=2,
             )
         model = sentencepiece.SentencePieceProcessor(model_file=str(folder / f"{name}.spm"))

@@ -120,6 +120,13 @@ def test_an_allowed_token_keeps_the_options_of_the_file():
     assert tokenizer.encode("a <m> a", allowed_special={"<m>"}) == [0, 2, 1, 0]  # the space before it belongs to it
 
 
+def test_a_token_that_the_file_looks_for_in_normalised_text_is_recognised():
+    built = library.Tokenizer(models.WordLevel({"_a": 0, "_": 1, "<m>": 2, "?": 3}, unk_token="?"))
+    built.normalizer = library.normalizers.Prepend("_")
+    built.add_special_tokens([library.AddedToken("<m>", normalized=True)])
+    assert JSONTokenizer(built.to_str()).encode("a<m>a", allowed_special={"<m>"}) == [0, 2, 0]
+
+
 def test_decodes_special_tokens(wordpiece):
     assert wordpiece.decode([2, 5, 6, 7, 8, 3]) == "[CLS] the cats. [SEP]"
 
