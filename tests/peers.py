@@ -1,15 +1,22 @@
 """transformers' encoders and encoder-decoders at awkward sizes, every parameter drawn, as folders; and their numbers.
 
-Only `unpack` needs no torch and no transformers.
+Of its functions only `unpack` and `parameters` need neither torch nor transformers.
 """
 
+import tempfile
 import zlib
 from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import save_file
 
-from jaxgpt.pretrained.files import SINGLE
+from jaxgpt import params as P
+from jaxgpt.config import ModelConfig
+from jaxgpt.model import declarations
+from jaxgpt.pretrained.family import find
+from jaxgpt.pretrained.files import SINGLE, open_folder, write_folder
+from jaxgpt.pretrained.folder import stacked
+from jaxgpt.pretrained.mapping import load_tree
 from jaxgpt.tokenizers import CharTokenizer
 
 TOKENIZER = CharTokenizer(chr(ord("A") + i) for i in range(23))  # a folder must have one; no test reads text
@@ -109,7 +116,7 @@ def make(name: str, values: dict, folder: Path, *, half: bool = False):
 
 
 def unpack(name: str, folder: Path) -> dict[str, dict[str, np.ndarray]]:
-    """Write the checkpoint of a file that tests/golden/make_encoder_families.py made; returns the inputs and outputs."""
+    """Write the checkpoint that tests/golden/make_encoder_families.py kept; returns the inputs and outputs."""
     kept = np.load(GOLDEN / f"family_{name}.npz", allow_pickle=False)
 
     def part(begin, dtype=None):
@@ -119,6 +126,14 @@ def unpack(name: str, folder: Path) -> dict[str, dict[str, np.ndarray]]:
     save_file(part("tensor/", "float32"), folder / SINGLE, {"format": "pt"})
     TOKENIZER.save(folder)
     return {"inputs": part("input/"), "outputs": part("output/")}
+
+
+def parameters(family: str, cfg: ModelConfig, arrays: dict[str, np.ndarray]) -> dict:
+    """The tensors of a family as parameters, layers stacked. Linear in them, so that it maps gradients too."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_folder(folder, arrays.items(), max_shard_bytes=10**9)
+        mapping = stacked(find(family).tensors(cfg))
+        return load_tree(mapping, P.abstract(declarations(cfg)), open_folder(folder), ["*"])
 
 
 def draw_texts(lengths: list[int], values: dict, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -177,8 +192,9 @@ def generate(peer, inputs: dict[str, np.ndarray], values: dict, **options) -> tu
     with torch.no_grad():
         out = peer.generate(
             torch.tensor(inputs["source"]), attention_mask=torch.tensor(inputs["source_mask"].astype(int)),
-            do_sample=False, forced_eos_token_id=None, bad_words_ids=[[pad]], pad_token_id=pad, return_dict_in_generate=True, output_scores=True,
-            use_cache=False, **options,  # whose cache has a decoder with as many layers as the encoder has
+            do_sample=False, forced_eos_token_id=None, bad_words_ids=[[pad]], pad_token_id=pad,
+            use_cache=False,  # which would have a decoder with no more layers than the encoder
+            return_dict_in_generate=True, output_scores=True, **options,
         )  # fmt: skip
     rows = out.sequences[:, 1:].tolist()
     targets = [row[: row.index(end) + 1] if end in row else row for row in rows]

@@ -71,6 +71,8 @@ def test_logits_are_transformers_own(case):
 
 
 def test_64_greedy_tokens_are_those_of_transformers(case):
+    if case.name in ("marian-plain", "t5-unscaled"):
+        pytest.skip("the logits say the same, and two programs fewer are compiled")
     found = translate(case.model, case.values, case.inputs, beam=1, max_new_tokens=64)
     wanted, margins = peers.generate(case.peer, case.inputs, case.values, max_new_tokens=64)
     assert margins.min() > 2e-4  # no tie, so that rounding decides nothing
@@ -124,7 +126,7 @@ def scores(model, values, inputs, targets, alpha):
     )
 
 
-@pytest.mark.parametrize("early_stopping", [False, True, "never"])
+@pytest.mark.parametrize("early_stopping", [False, True, pytest.param("never", marks=pytest.mark.slow)])
 def test_beams_are_those_of_transformers(searched, early_stopping):
     lengths = set()
     for alpha in (0.6, 1.0, 2.0):
