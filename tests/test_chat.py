@@ -45,7 +45,7 @@ def test_the_oldest_pairs_go_until_the_rest_has_room(system, room, kept):
 @pytest.mark.parametrize("system", [[], [SYSTEM]])
 @pytest.mark.parametrize("texts", [("ghi",), ("a", "b", "ghi")])
 def test_a_message_that_has_no_room_alone_is_refused(system, texts):
-    with pytest.raises(ValueError, match=r"message: found '[34] tokens', expected at most 2, which leave room"):
+    with pytest.raises(ValueError, match="message: found [34] tokens, expected at most 2, to leave room"):
         trim([*system, *said(*texts)], letters, 2)
 
 
@@ -107,7 +107,7 @@ def test_a_text_too_long_is_refused_and_the_conversation_goes_on(model):
     chat = Chat(model, **OPTIONS)
     ask(chat, "Hi")
     before = list(chat.messages)
-    with pytest.raises(ValueError, match=r"message: found '\d+ tokens', expected at most 56"):
+    with pytest.raises(ValueError, match=r"message: found \d+ tokens, expected at most 56"):
         chat.ask("a" * 60)
     assert chat.messages == before
     assert ask(chat, "in")[1]
