@@ -68,6 +68,7 @@ def trim(messages: list[dict[str, str]], length: Callable[[list], int], room: in
     start = int(messages[0]["role"] == "system")
     system, turns = messages[:start], messages[start:]
     while (found := length([*system, *turns])) > room:
-        require(len(turns) > 2, "message", f"{found} tokens", f"at most {room}, which leave room for an answer")
+        if len(turns) < 3:
+            raise ValueError(f"message: found {found} tokens, expected at most {room}, to leave room for an answer")
         turns = turns[2:]
     return [*system, *turns]

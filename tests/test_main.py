@@ -3,6 +3,7 @@
 import inspect
 import io
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,12 +12,13 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import pytest
-from tiny import TINY, draw
+from phi3 import write_tokenizer
+from tiny import SCHEMES, TINY, draw
 
 import jaxgpt
-from jaxgpt import __main__, gpt, pictures
+from jaxgpt import __main__, chat, gpt, pictures, tokenizers
 from jaxgpt.generation import generate_tokens
-from jaxgpt.model import declarations
+from jaxgpt.model import GenerationDefaults, Model, Settings, declarations
 from jaxgpt.tokenizers import BPETokenizer, CharTokenizer, wordpiece
 from jaxgpt.training import directory
 from jaxgpt.training.checkpoints import Checkpoints
@@ -255,6 +257,99 @@ def test_translate_takes_texts_as_arguments(runs, say):
     assert said == f"{first}\n\n{second}\n"
 
 
+@pytest.fixture(scope="module")
+def talker(tmp_path_factory):
+    """A checkpoint's folder, of a model that was never trained and has a chat template."""
+    pytest.importorskip("tokenizers")
+    pytest.importorskip("jinja2")
+    folder = tmp_path_factory.mktemp("talker")
+    cfg = replace(SCHEMES["rotary"], n_layers=1, context_length=64, vocab_size=write_tokenizer(folder))
+    settings = Settings(generation=GenerationDefaults(banned_tokens=tuple(range(8, 264)), max_new_tokens=8))
+    jaxgpt.save(Model(cfg, draw(gpt.declare(cfg)), tokenizers.load(folder), settings), folder)
+    return folder
+
+
+def test_generate_goes_on_with_a_checkpoint_too(talker, say):
+    options = ["--max_new_tokens", 9, "--temperature", 1, "--top_p", 0.9, "--stop", "zzz"]
+    wanted = jaxgpt.generate(jaxgpt.load(talker), "Hi", max_new_tokens=9, temperature=1, top_p=0.9, stop="zzz")
+    assert say("generate", "--model", talker, "--prompt", "Hi", *options) == f"Hi{wanted}\n"
+
+
+def test_chat_answers_line_by_line(talker, say):
+    lines = ["Hi", "", "in", "a" * 60, "he", "on"]
+    said = say("chat", "--model", talker, "--system", "Be", "--temperature", 0, stdin="\n".join(lines))
+    same = chat.Chat(jaxgpt.load(talker), system="Be", do_sample=False)
+    wanted = ["".join(same.ask(line).pieces) for line in lines if 0 < len(line) < 60]
+    assert said == "".join(f"{answer}\n" for answer in wanted)
+
+
+def test_chat_draws_as_it_is_asked(talker, say):
+    def drawn(*options):
+        return say("chat", "--model", talker, *options, stdin="Hi")
+
+    assert drawn("--seed", 1) == drawn("--seed", 1) != drawn("--seed", 2)
+    assert drawn("--top_k", 1) == drawn("--temperature", 0) != drawn("--seed", 1)
+
+
+@pytest.fixture
+def talk(monkeypatch, capsys):
+    """Talk(answers): what a terminal shows of a chat whose answers these are, one a line that is typed."""
+
+    def run(lines, answers):
+        class Told:
+            def __init__(self, model, **options):
+                self.answers = iter(answers)
+
+            def ask(self, text):
+                return next(self.answers)(text)
+
+        def typed(prompt):
+            print(prompt, end="")
+            line = next(lines)
+            if isinstance(line, BaseException):
+                raise line
+            return line
+
+        lines = iter([*lines, EOFError()])
+        monkeypatch.setattr(jaxgpt, "load", lambda path: path, raising=False)
+        monkeypatch.setattr(chat, "Chat", Told)
+        monkeypatch.setattr("builtins.input", typed)
+        monkeypatch.setattr(sys, "argv", ["jaxgpt", "chat", "--model", "m"])
+        __main__.main()
+        return capsys.readouterr()
+
+    return run
+
+
+def test_ctrl_c_stops_the_answer_and_not_the_chat(talk):
+    def stopped(text):
+        def told():
+            yield "wh"
+            signal.raise_signal(signal.SIGINT)
+            yield "at?"
+
+        return chat.Answer(0, told())
+
+    shown = talk(["Hi", "again"], [stopped, lambda text: chat.Answer(2, iter(["he", "llo"]))])
+    assert shown.out == "wh (stopped)\nhello\n"
+    assert shown.err == "(2 oldest messages left out: no room for them)\n"
+
+
+def test_a_line_that_can_not_be_answered_is_one_line_and_the_chat_goes_on(talk):
+    def refused(text):
+        raise ValueError("message: found 9 tokens")
+
+    shown = talk(["Hi", "  ", "again"], [refused, lambda text: chat.Answer(0, iter([text]))])
+    assert (shown.out, shown.err) == ("again\n", "error: message: found 9 tokens\n")
+
+
+@pytest.mark.parametrize("end", [KeyboardInterrupt(), EOFError()])
+def test_ctrl_c_or_the_end_of_input_at_the_prompt_ends_the_chat(talk, monkeypatch, end):
+    monkeypatch.setattr(sys, "stdin", Watched([], True, None))
+    shown = talk(["Hi", end, "never"], [lambda text: chat.Answer(0, iter(["ho"]))])
+    assert (shown.out, shown.err) == ("> ho\n> \n", "")
+
+
 CROSS = "cross attention (each row chooses the token after it)"
 
 
@@ -290,6 +385,7 @@ def test_attention_draws_what_it_is_asked_for(runs, say, monkeypatch, tmp_path):
         ("encoder-decoder", ["translate", "--beam", "0"], "beam: found 0, expected"),
         ("encoder-decoder", ["translate", "x " * 60], "text 0: found"),
         ("encoder", ["translate", "a"], "found 'encoder', expected an encoder-decoder"),
+        ("encoder", ["chat"], "tokenizer: found 'json', expected one with a chat template"),
         ("encoder", ["attention", "--text", "a", "--target", "b"], "target: found 'b', expected None"),
         ("encoder", ["attention", "--text", "a", "--kind", "cross"], "kind: found 'cross', expected one of self"),
         ("encoder", ["attention", "--text", "a", "--layer", "1"], "layer: found 1, expected -1..0"),

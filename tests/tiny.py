@@ -1,5 +1,6 @@
 """What the tests of the model share: a config with no two axes alike, drawn parameters, a numerical gradient."""
 
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 
@@ -7,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgpt import gpt
+from jaxgpt import generation, gpt
 from jaxgpt.config import ModelConfig
 
 TINY = ModelConfig(
@@ -25,6 +26,20 @@ jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 apply = jit(gpt.apply, static_argnums=2)
 loss = jit(gpt.loss, static_argnums=2)
 loss_and_grads = jit(jax.value_and_grad(gpt.loss, has_aux=True), static_argnums=2)
+
+
+@contextmanager
+def quick_programs():
+    """Meanwhile generation compiles with `jit` above."""
+    static = {"prefill": ("cfg", "slots", "copies"), "decode_chunk": ("cfg",), "choose_first": ()}
+    usual = {name: getattr(generation, name) for name in static}
+    try:
+        for name, names in static.items():
+            setattr(generation, name, jit(usual[name].__wrapped__, static_argnames=names))
+        yield
+    finally:
+        for name, program in usual.items():
+            setattr(generation, name, program)
 
 
 def draw(declarations, seed: int = 0):

@@ -90,7 +90,8 @@ class TextGeneration:
         inputs: a text, or a conversation, a list of {"role": str, "content": str}; or a list of either.
         What comes of a text is a text; of a conversation, the conversation with the answer as its last message, or,
         without return_full_text, the answer. One whose last message is the assistant's goes on with that message.
-        What looks like a special token in a text is one, as in transformers; in a message it is text.
+        As in transformers, what looks like a special token in a text is one (in a message it is text), and new tokens
+        are decoded alone: with Llama 2's kind of tokenizer, without the space that may stand before the first word.
         Raises ValueError, before any work, for inputs or options that can't be used.
         """
         chosen = self._options(options)

@@ -6,10 +6,10 @@ from dataclasses import fields
 
 import pytest
 from phi3 import write_checkpoint
-from tiny import jit
+from tiny import quick_programs
 
 import jaxgpt
-from jaxgpt import decoding, generation, pipelines
+from jaxgpt import pipelines
 from jaxgpt.pipelines.text_generation import Options
 
 ASKED = [{"role": "user", "content": "Hi"}]
@@ -43,12 +43,7 @@ def greedy(folder):
 
 @pytest.fixture(scope="module", autouse=True)
 def quickly_compiled():
-    """Half of these tests' time would be LLVM's: its level 0 compiles the same programs faster."""
-    static = {"prefill": ("cfg", "slots", "copies"), "decode_chunk": ("cfg",), "choose_first": ()}
-    with pytest.MonkeyPatch.context() as patch:
-        for name, names in static.items():
-            function = jit(getattr(decoding, name).__wrapped__, static_argnames=names)
-            patch.setattr(generation, name, function)
+    with quick_programs():
         yield
 
 

@@ -160,6 +160,26 @@ def test_text_and_ids_are_those_of_transformers(tmp_path, name, kind):
     assert compared == 2 * len(CHATS)
 
 
+@pytest.mark.parametrize("name", ["phi3", "qwen2", "llama2", "llama3", "mistral"])
+def test_a_last_message_that_goes_on_is_left_open_as_by_transformers(tmp_path, name):
+    transformers = pytest.importorskip("transformers")
+    theirs = transformers.AutoTokenizer.from_pretrained(folder_of(tmp_path, TEMPLATES[name]))
+    ours = tokenizers.load(tmp_path)
+    for last in ("So", "So ", " So\n", ""):
+        messages = [HELLO, ANSWER, MORE, ANSWER | {"content": last}]
+        ids = theirs.apply_chat_template(messages, continue_final_message=True, return_dict=False)
+        assert ours.encode_chat(messages, continue_final_message=True) == ids
+    open_ = ours.encode_chat([HELLO, ANSWER | {"content": "x<|end|>"}], continue_final_message=True)
+    assert open_[-8:] == ours.encode("x<|end|>")  # of the message, and so text
+
+
+def test_a_template_without_the_last_message_can_not_go_on():
+    template = ChatTemplate("{{ messages[0].content }}", {})
+    assert template.parts([HELLO], [], continue_final_message=True) == [HELLO["content"]]
+    with pytest.raises(ValueError, match="chat_template: found 'no last message in what it writes'"):
+        template.parts([HELLO, ANSWER], [], continue_final_message=True)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["phi3", "qwen2", "llama2", "llama3", "mistral"])
 def test_no_message_writes_a_control_token(tmp_path, name, kind):
