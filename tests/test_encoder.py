@@ -66,7 +66,7 @@ def padded(kind, causal=False):
 
 
 def source_of(params, memory):
-    return tuple(array.swapaxes(1, 2) for array in keys_and_values(params, memory))
+    return tuple(array.swapaxes(1, 2) for array in keys_and_values(params, memory, LAYER))
 
 
 @pytest.mark.parametrize("name", ["padded", "causal", "cross"])
