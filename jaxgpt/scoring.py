@@ -80,11 +80,12 @@ def score(
 
     continuations: those of every prompt, or a list of them for each. per: "text", the whole continuation; or "token" or
     "byte", its mean over them, so that a longer one is no less likely for its length.
-    An empty prompt is `Tokenizer.start`. In float32 no score depends on the prompts beside its own.
+    An empty prompt is `Tokenizer.start`. But for rounding, no score depends on the prompts beside its own.
     Raises ValueError, before any work, where there is no continuation, an empty one, or one that is with its prompt
     longer than context_length; and for a model that is no decoder.
     """
     require(per in ("text", "token", "byte"), "per", per, "text, token or byte")
+    require(not isinstance(continuations, str), "continuations", continuations, "a list of texts")
     many = [prompts] if isinstance(prompts, str) else list(prompts)
     if isinstance(prompts, str) or all(isinstance(one, str) for one in continuations):
         continuations = [continuations] * len(many)
@@ -273,5 +274,5 @@ def _check(pairs: Sequence[Pair], cfg: ModelConfig, name: Callable[[int], str]) 
         total = len(context) + len(continuation)
         expected = f"at most {most}: context_length={cfg.context_length}, and the last, which is predicted and not read"
         require(total <= most, name(i), f"{total} tokens", expected)
-        for token in itertools.chain(context, continuation):
+        for token in (find(ids) for find in (min, max) for ids in (context, continuation)):
             require(0 <= token < cfg.vocab_size, "token id", token, f"0..{cfg.vocab_size - 1}")

@@ -91,6 +91,8 @@ def test_models_import_arrays_and_nothing_else():
 @pytest.mark.parametrize("module", FILES)
 def test_nothing_private_retired_or_foreign_is_imported(module):
     used = imports(FILES[module])
+    if module == "jaxgpt.comparison":  # with torch is what it compares
+        used -= {"torch"}
     for name in ("jax._src", "flax.nnx", "pickle", "torch", "jax.experimental.shard_map", "jax.experimental.pjit"):
         assert not any(f"{other}.".startswith(f"{name}.") for other in used), f"{module} imports {name}"
 

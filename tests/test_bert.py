@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hf_names import bert_params
+from peers import parameters
 from tiny import TINY, draw, draw_tokens, jit
 
 from jaxgpt import bert, config
@@ -70,7 +70,7 @@ def masked_batch(labels: np.ndarray) -> dict:
 
 def golden_tree(golden, kind, cfg):
     weights = {name.removeprefix(kind): golden[name].astype("float32") for name in golden if name.startswith(kind)}
-    return jax.tree.map(jnp.asarray, bert_params(weights, cfg))
+    return parameters("bert", cfg, weights)
 
 
 def relative_error(found, wanted) -> float:

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import plain
 import pytest
-from hf_names import torch_attention, torch_block
 from tiny import SCHEMES, TINY, draw, draw_tokens, jit
+from torch_names import torch_attention, torch_block
 
 from jaxgpt import bert
 from jaxgpt.attention import Mask, attention, keys_and_values

@@ -265,6 +265,7 @@ def test_a_label_is_the_likeliest(model):
     ("prompts", "continuations", "options", "message"),
     [
         (["a", "b"], [["c"], ["d", ""]], {}, "prompt 1, continuation 1: found '', expected at least one character"),
+        ("a", "bc", {}, "continuations: found 'bc', expected a list of texts"),
         ("a", [], {}, "continuations of prompt 0: found 'none', expected at least one"),
         (["a", "b"], [["c"], []], {}, "continuations of prompt 1: found 'none', expected at least one"),
         (["a", "b"], [["c"]], {}, "continuations: found '1 lists', expected 2, as prompts"),

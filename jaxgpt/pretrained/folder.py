@@ -87,7 +87,7 @@ def write_model(model: Model, folder: Path, *, max_shard_bytes: int = SHARD_BYTE
     model.tokenizer.save(folder)
     settings = replace(model.settings, generation=model.generation)
     write_settings(settings, folder, model.config.d_model, model.config.architecture == "encoder")
-    write_whole(folder / CONFIG, json.dumps(fields | _more_fields(model), indent=2))
+    write_whole(folder / CONFIG, json.dumps(_tokens(model) | fields | _more_fields(model), indent=2))
     return family
 
 
@@ -104,10 +104,10 @@ def express(cfg: ModelConfig, prefer: str | None = None) -> tuple[Family, dict[s
             continue
         fields = {"model_type": name, "architectures": [model]} | family.write(cfg)
         try:
-            found = _differences(cfg, family.read(Fields(dict(fields), f"{name}'s {CONFIG}"), cfg.head))
-        except ValueError as error:
-            obstacles[name] = [str(error)]
+            back = family.read(Fields(dict(fields), f"{name}'s {CONFIG}"), cfg.head)
+        except ValueError:  # such sizes are none that the family can have
             continue
+        found = _differences(cfg, back)
         if not found:
             return family, fields
         obstacles[name] = [f"model.{field}: found {ours!r}, expected {theirs!r}" for field, ours, theirs in found]
@@ -197,12 +197,17 @@ def _resolved(cfg: ModelConfig) -> dict[str, Any]:
     return values
 
 
+def _tokens(model: Model) -> dict[str, Any]:
+    """The ids that config.json names, null for none: what a family has by default may be outside the vocabulary."""
+    added = model.tokenizer.frame([])
+    ids = {"pad_token_id": model.tokenizer.pad, "bos_token_id": added[0] if added else None}
+    return ids if model.config.architecture == "encoder" else ids | token_fields(model.generation)
+
+
 def _more_fields(model: Model) -> dict[str, Any]:
     """What config.json has beside the architecture."""
     settings, dtype = model.settings, jax.tree.leaves(model.params)[0].dtype.name
     more = {"dtype": dtype, "torch_dtype": dtype}
-    if model.config.architecture != "encoder":
-        more |= token_fields(model.generation)
     if settings.labels:
         more |= {"id2label": {str(i): label for i, label in enumerate(settings.labels)}}
         more |= {"label2id": {label: i for i, label in enumerate(settings.labels)}}

@@ -45,6 +45,7 @@ def read(name: str, fields: Fields, head: str) -> ModelConfig:
         mlp_biased = fields.get("mlp_bias", False)
         fields.ignore("pretraining_tp")  # the order of sums
         fields.expect("rope_interleaved", False)
+        fields.expect("max_sequence_length", context_length)  # the same, in files of 2023
         fields.ignore("is_llama_config")
     if name == "mistral":
         window = optional("sliding_window")

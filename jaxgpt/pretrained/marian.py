@@ -23,9 +23,9 @@ def read(fields: Fields, head: str) -> ModelConfig:
     fields.expect("static_position_embeddings", True)
     for name in ("add_bias_logits", "add_final_layer_norm", "normalize_before", "normalize_embedding"):
         fields.expect(name, False)
-    # Whole layers are dropped in training; another head is; learned positions have more rows.
-    fields.ignore("encoder_layerdrop", "decoder_layerdrop", "classif_dropout", "classifier_dropout")
-    fields.ignore("extra_pos_embeddings")
+    # In training whole layers are dropped, or within an MLP, or in another head; learned positions have more rows.
+    fields.ignore("encoder_layerdrop", "decoder_layerdrop", "activation_dropout", "classif_dropout")
+    fields.ignore("classifier_dropout", "extra_pos_embeddings")
     return ModelConfig(
         architecture="encoder-decoder",
         vocab_size=vocab_size,
@@ -40,7 +40,7 @@ def read(fields: Fields, head: str) -> ModelConfig:
         embedding_scale=fields.get("scale_embedding", False),
         activation=fields.choose("activation_function", ACTIVATIONS, "gelu"),
         head_bias=True,
-        dropout=fields.dropout("dropout", "attention_dropout", "activation_dropout"),
+        dropout=fields.dropout("dropout", "attention_dropout"),
         init_std=fields.get("init_std", 0.02),
     )
 
@@ -57,7 +57,7 @@ def write(cfg: ModelConfig) -> dict[str, Any]:
         **dict.fromkeys(("encoder_ffn_dim", "decoder_ffn_dim"), cfg.ff_width),
         "scale_embedding": cfg.embedding_scale,
         "activation_function": ACTIVATION_NAMES[cfg.activation],
-        "dropout": cfg.dropout,
+        **dict.fromkeys(("dropout", "attention_dropout"), cfg.dropout),
         "init_std": cfg.init_std,
         "pad_token_id": cfg.vocab_size - 1,  # as in all of them; transformers wants one within the vocabulary
     }

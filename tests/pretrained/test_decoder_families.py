@@ -1,44 +1,39 @@
 """GPT-2, Llama, Mistral, Qwen2, Qwen3 and Phi-3 against transformers' own, at awkward sizes and with drawn weights."""
 
-import zlib
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from decoder_peers import (
+    ATOL,
+    GPT2,
+    LLAMA,
+    LLAMA3,
+    LONG,
+    PHI3,
+    TOKENIZER,
+    YARN,
+    draw_text,
+    make,
+    peer_logits,
+    rope,
+    save,
+    tensors_of,
+)
+from safetensors.numpy import save_file
 from tiny import apply
 
 from jaxgpt.generation import generate_tokens
-from jaxgpt.pretrained.files import open_folder
+from jaxgpt.pretrained.fields import CONFIG
+from jaxgpt.pretrained.files import SINGLE, open_folder
 from jaxgpt.pretrained.folder import express, read_config, read_model, write_model
-from jaxgpt.tokenizers.char import CharTokenizer
 
-VOCAB = 61
-ATOL = 5e-5  # what float32 rounds, there and here, of logits up to 15
+GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 NEW = 65  # the first, and 64 in two dispatches of one program
-TOKENIZER = CharTokenizer(chr(ord("A") + i) for i in range(VOCAB))
-IDS = {"eos_token_id": None, "bos_token_id": None, "pad_token_id": None}  # outside the vocabulary by default
-GPT2 = {
-    "vocab_size": VOCAB, "n_positions": 96, "n_embd": 20, "n_layer": 2, "n_head": 5, "n_inner": 33,
-    "layer_norm_epsilon": 1e-4, "resid_pdrop": 0.2, "embd_pdrop": 0.2, "attn_pdrop": 0.2, **IDS,
-}  # fmt: skip
-LLAMA = {
-    "vocab_size": VOCAB, "max_position_embeddings": 96, "hidden_size": 18, "intermediate_size": 23,
-    "num_hidden_layers": 2, "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 4, "rms_norm_eps": 1e-4,
-    **IDS,
-}  # fmt: skip
-PHI3 = {name: value for name, value in LLAMA.items() if name != "head_dim"} | {"hidden_size": 36}
-
-
-def rope(kind="default", theta=500.0, **values):
-    return {"rope_parameters": {"rope_type": kind, "rope_theta": theta, **values}}
-
-
-LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 20}
-YARN = {"factor": 4.0, "original_max_position_embeddings": 24, "beta_fast": 4.0}
-LONG = {"short_factor": [1.0, 1.5], "long_factor": [2.0, 7.0]}
 CASES = {
     "gpt2": ("GPT2", GPT2),
     "gpt2-untied": ("GPT2", GPT2 | {"tie_word_embeddings": False, "n_inner": None, "activation_function": "relu"}),
@@ -51,7 +46,7 @@ CASES = {
         | {"attention_bias": True, "tie_word_embeddings": True, "hidden_act": "gelu_pytorch_tanh"},
     ),
     "llama3": ("Llama", LLAMA | rope("llama3", **LLAMA3)),
-    "llama-longrope": ("Llama", LLAMA | rope("longrope", **LONG, original_max_position_embeddings=8)),
+    "llama-longrope": ("Llama", LLAMA | rope("longrope", **LONG, original_max_position_embeddings=8, attention_factor=1.3)),
     "mistral": ("Mistral", LLAMA | rope() | {"sliding_window": 5}),
     "mistral-full": (
         "Mistral", LLAMA | rope("yarn", **YARN) | {"sliding_window": None, "tie_word_embeddings": True},
@@ -62,7 +57,7 @@ CASES = {
     "qwen2-window": (
         "Qwen2",
         LLAMA
-        | rope("yarn", **YARN | {"mscale": 0.7, "mscale_all_dim": 1.3, "truncate": False})
+        | rope("yarn", **YARN | {"beta_slow": 0.1, "mscale": 0.7, "mscale_all_dim": 1.3, "truncate": False})
         | {"use_sliding_window": True, "sliding_window": 3, "max_window_layers": 0, "tie_word_embeddings": True},
     ),
     "qwen3": ("Qwen3", LLAMA | rope() | {"head_dim": 8, "tie_word_embeddings": True, "attention_bias": True}),
@@ -79,21 +74,9 @@ CASES = {
 }  # fmt: skip
 
 
-def make(kind: str, values: dict):
-    """transformers' model of these fields, every parameter drawn: zero biases and unit gains hide mistakes."""
-    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
-    architecture = "GPT2LMHeadModel" if kind == "GPT2" else f"{kind}ForCausalLM"
-    model = getattr(transformers, architecture)(getattr(transformers, f"{kind}Config")(**values)).eval()
-    for path, parameter in model.named_parameters():
-        rng = np.random.default_rng(zlib.crc32(f"{path}0".encode()))
-        gain = parameter.ndim == 1 and path.endswith("weight")
-        parameter.data = torch.tensor(rng.normal(1.0 if gain else 0.0, 0.3, parameter.shape), dtype=torch.float32)
-    return model
-
-
-def save(model, folder):
-    model.save_pretrained(folder)
-    TOKENIZER.save(folder)
+# What costs seconds to compile is done for one of each kind.
+ONE_EACH = ("gpt2", "llama", "mistral", "qwen2-window", "qwen3", "phi3")
+GENERATED = (*ONE_EACH, "llama3", "llama-longrope", "phi3-long")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -112,22 +95,7 @@ def case(request, tmp_path_factory):
     return SimpleNamespace(name=request.param, peer=peer, folder=folder, model=read_model(folder))
 
 
-def draw_text(*shape, seed=0):
-    return np.random.default_rng(seed).integers(0, VOCAB, shape)
-
-
-def peer_logits(peer, tokens, mask=None):
-    """Positions are given, as `generate` does: without them padding on the left takes places."""
-    import torch
-
-    mask = np.ones(tokens.shape, int) if mask is None else mask.astype(int)
-    places = np.maximum(mask.cumsum(1) - 1, 0)
-    inputs = {"input_ids": tokens, "attention_mask": mask, "position_ids": places}
-    with torch.no_grad():
-        logits = peer(**{name: torch.tensor(np.asarray(x)) for name, x in inputs.items()}).logits
-    return logits.float().numpy()
-
-
+@pytest.mark.parametrize("case", ONE_EACH, indirect=True, scope="module")
 def test_logits_are_those_of_transformers(case):
     tokens = draw_text(3, 13)
     found = apply(case.model.params, jnp.array(tokens), case.model.config)
@@ -149,6 +117,7 @@ def test_padding_changes_nothing(case, side):
             np.testing.assert_allclose(found[i, mask[i]], together[i, mask[i]], atol=ATOL)
 
 
+@pytest.mark.parametrize("case", GENERATED, indirect=True, scope="module")
 def test_64_greedy_tokens_are_those_of_transformers(case):
     import torch
 
@@ -193,6 +162,7 @@ def test_saving_gives_back_the_files_tensors_and_a_config_that_transformers_read
     assert read_config(tmp_path)[0] == replace(case.model.config, dtype="float32")
 
 
+@pytest.mark.parametrize("case", ONE_EACH, indirect=True, scope="module")
 def test_bfloat16_is_close_to_that_of_transformers(case):
     import torch
 
@@ -210,3 +180,43 @@ def test_bfloat16_is_close_to_that_of_transformers(case):
 def test_the_family_that_it_came_from_expresses_it(case):
     family, _ = express(case.model.config, case.model.settings.family)
     assert family.name == case.peer.config.model_type
+
+
+def test_gpt2_files_of_a_bare_model_with_masks_and_a_copy_of_the_head(tmp_path):
+    peer = make(*CASES["gpt2"])
+    save(peer, tmp_path)
+    wanted = read_model(tmp_path).params
+    bare = {name.removeprefix("transformer."): x.detach().numpy() for name, x in tensors_of(peer)}
+    masks = {
+        "h.0.attn.bias": np.tri(96, dtype=np.float32)[None, None],
+        "h.1.attn.masked_bias": np.array(-1e4, np.float32),
+    }
+    save_file(bare | masks, tmp_path / SINGLE)
+    jax.tree.map(np.testing.assert_array_equal, read_model(tmp_path).params, wanted)
+    whole = {name: x.detach().numpy() for name, x in tensors_of(peer)}
+    head = whole["transformer.wte.weight"].copy()
+    save_file(whole | {"lm_head.weight": head}, tmp_path / SINGLE)
+    jax.tree.map(np.testing.assert_array_equal, read_model(tmp_path).params, wanted)
+    head[3, 3] += 1
+    save_file(whole | {"lm_head.weight": head}, tmp_path / SINGLE)
+    with pytest.raises(ValueError, match=r"lm_head\.weight: found 'other numbers', expected those of transformer\.wte"):
+        read_model(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "mistral", "qwen2", "qwen3", "phi3"])
+def test_golden_checkpoint(name, tmp_path):
+    golden = np.load(GOLDEN / "decoder_families.npz")
+    golden = {path.removeprefix(f"{name}/"): golden[path] for path in golden.files if path.startswith(f"{name}/")}
+    (tmp_path / CONFIG).write_text(str(golden["config"]))
+    tensors = {path.removeprefix("tensor/"): x for path, x in golden.items() if path.startswith("tensor/")}
+    save_file({path: x.astype(np.float32) for path, x in tensors.items()}, tmp_path / SINGLE)
+    TOKENIZER.save(tmp_path)
+    model = read_model(tmp_path, dtype="float32")
+    text = np.concatenate([golden["tokens"], golden["greedy"]]).astype(int)
+    lengths = np.array([[16], [len(text)]])  # as far as Phi-3 takes its short factors, and all
+    found = apply(model.params, jnp.array([text] * 2), model.config, mask=jnp.arange(len(text)) < lengths)
+    given = len(golden["tokens"])
+    np.testing.assert_allclose(found[0, :given], golden["logits"], atol=ATOL)
+    best = np.asarray(found).argmax(-1)
+    chosen = np.concatenate([best[0, given - 1 : 16], best[1, 16:-1]])
+    np.testing.assert_array_equal(chosen, golden["greedy"])
