@@ -46,7 +46,9 @@ CASES = {
         | {"attention_bias": True, "tie_word_embeddings": True, "hidden_act": "gelu_pytorch_tanh"},
     ),
     "llama3": ("Llama", LLAMA | rope("llama3", **LLAMA3)),
-    "llama-longrope": ("Llama", LLAMA | rope("longrope", **LONG, original_max_position_embeddings=8, attention_factor=1.3)),
+    "llama-longrope": (
+        "Llama", LLAMA | rope("longrope", **LONG, original_max_position_embeddings=8, attention_factor=1.3),
+    ),
     "mistral": ("Mistral", LLAMA | rope() | {"sliding_window": 5}),
     "mistral-full": (
         "Mistral", LLAMA | rope("yarn", **YARN) | {"sliding_window": None, "tie_word_embeddings": True},

@@ -63,6 +63,26 @@ def test_another_value_is_refused_by_name(value, allowed):
         make(field=value).expect("field", *allowed)
 
 
+def test_a_name_stands_for_what_the_family_means_by_it():
+    names = {"gelu": "gelu", "gelu_new": "gelu_tanh"}
+    assert make(act="gelu_new").choose("act", names, "gelu") == "gelu_tanh"
+    assert make().choose("act", names, "gelu") == "gelu"
+    with pytest.raises(ValueError, match=r"^config\.json: act: found 'gelu_neu', expected one of .*nearest: gelu_new"):
+        make(act="gelu_neu").choose("act", names, "gelu")
+
+
+def test_a_check_names_the_field_and_what_it_says():
+    make(layers=3).check("layers", True, "more")
+    with pytest.raises(ValueError, match=r"^config\.json: layers: found 3, expected more$"):
+        make(layers=3).check("layers", False, "more")
+
+
+def test_an_ignored_field_may_say_anything():
+    found = make(summary_type="x")
+    found.ignore("summary_type", "summary_activation")
+    found.finish()
+
+
 def test_a_field_that_nobody_read_is_refused_by_name():
     found = make(rope_theta=5e5, rope_thetta=1e6)
     found.get("rope_theta", 1e4)
