@@ -4,7 +4,7 @@ Shapes are rounded up to powers of two, so that a new prompt length seldom compi
 """
 
 import zlib
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -18,11 +18,10 @@ from jaxgpt.decoding import CHUNK, Rows, choose_first, decode_chunk, prefill, re
 from jaxgpt.model import Model, prepare
 from jaxgpt.rotary import at_length, switches_at
 from jaxgpt.sampling import Sampler
-from jaxgpt.tokenizers import StreamingDecoder, Tokenizer
+from jaxgpt.tokenizers import StreamedText
 
 WATCHED_CHUNK = 4  # tokens a dispatch where someone waits for them, or a stop string may end the text
 GREEDY = Sampler()
-PRIMER = 8  # tokens of the prompt that a decoder of text sees first: they settle a leading space, say
 
 
 def generate(
@@ -108,7 +107,7 @@ def pieces(
     unsaid = frozenset(tokenizer.special_tokens.values()) if alone else ends
     _check(prompts, cfg, max_new_tokens, num_samples, ends)
     rows = [[] if alone else prompt for prompt in prompts for _ in range(num_samples)]
-    texts = [_Text(tokenizer, row, stop, unsaid, through=alone) for row in rows]
+    texts = [StreamedText(tokenizer, row, stop, unsaid, through=alone) for row in rows]
     stopped = np.zeros(len(texts), bool)
     chunks = _chunks(
         model.decode_params, prompts, cfg, max_new_tokens, sampler, ends, keys, num_samples,
@@ -291,57 +290,6 @@ def _pieces(
         model, ids, row_keys(key, ids, num_samples), max_new_tokens=max_new_tokens, sampler=sampler, stop=stops,
         num_samples=num_samples, chunk=chunk,
     )  # fmt: skip
-
-
-class _Text:
-    """A row's text as its tokens come, cut before the stop string that is complete first (of two, the longer).
-
-    unsaid: tokens that are left out of it, and that no stop string reaches across. through: cut only after the token
-    that completes a stop string.
-    """
-
-    def __init__(
-        self,
-        tokenizer: Tokenizer,
-        prompt: Sequence[int],
-        stops: Sequence[str],
-        unsaid: Set[int] = frozenset(),
-        through: bool = False,
-    ):
-        self.stopped = False
-        self._stops, self._unsaid, self._through, self._held = stops, unsaid, through, ""
-        self._decoder = StreamingDecoder(tokenizer)
-        primer = prompt[-PRIMER:]
-        shown = sum(len(self._decoder.push(token)) for token in primer)
-        self._skip = len(tokenizer.decode(primer)) - shown  # the prompt's own, still to come
-
-    def extend(self, tokens: Iterable[int]) -> str:
-        """What these tokens add to the text for certain."""
-        return "".join(
-            [self._release() if token in self._unsaid else self._add(self._decoder.push(token)) for token in tokens]
-        )
-
-    def finish(self) -> str:
-        """What was held back."""
-        return self._add(self._decoder.flush()) + self._release()
-
-    def _release(self) -> str:
-        held, self._held = self._held, ""
-        return held
-
-    def _add(self, piece: str) -> str:
-        if self.stopped:
-            return ""
-        piece, self._skip = piece[self._skip :], max(0, self._skip - len(piece))
-        text = self._held + piece
-        found = [(at + len(stop), at) for stop in self._stops if (at := text.find(stop)) >= 0]
-        if found:
-            self.stopped, self._held = True, ""
-            return text + self._decoder.flush() if self._through else text[: min(found)[1]]
-        begun = [n for stop in self._stops for n in range(1, len(stop)) if text.endswith(stop[:n])]
-        certain = len(text) - max(begun, default=0)
-        self._held = text[certain:]
-        return text[:certain]
 
 
 def _check(

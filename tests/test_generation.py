@@ -264,29 +264,6 @@ def test_a_stop_string_is_cut_off_wherever_it_lies(model, at, length):
     assert "".join(stream(model, "abc", max_new_tokens=45, temperature=1.0, stop=stop)) == expected
 
 
-@pytest.mark.parametrize(
-    ("stops", "expected"),
-    [
-        (["cd", "bcdef"], "ab"),  # the first complete, not the first begun
-        (["cd", "bcd"], "a"),  # complete together: the longer
-        (["bcx", "cq", "efgh"], "abcd"),
-        (["abcdefghi"], "abcdefgh"),  # never complete
-        (["a"], ""),
-    ],
-)
-def test_of_several_stop_strings_the_first_complete_cuts(stops, expected):
-    tokenizer = CharTokenizer(LETTERS)
-    text = generation._Text(tokenizer, [0], stops)
-    assert "".join(text.extend([i]) for i in range(8)) + text.finish() == expected
-    assert not text.stopped or text.extend([0]) == ""
-
-
-def test_what_may_begin_a_stop_string_is_held_back_and_nothing_else():
-    text = generation._Text(CharTokenizer(LETTERS), [0], ["aab", "bc"])
-    pieces = [text.extend([LETTERS.index(letter)]) for letter in "caaadabaaba"]
-    assert pieces == ["c", "", "", "a", "aad", "", "a", "b", "", "", ""]
-
-
 def bytes_model(text="naïve café — 東京 🙂 "):
     tokenizer = BPETokenizer.train([text] * 3, 270)
     cfg = replace(TINY, vocab_size=tokenizer.vocab_size + 5)  # a padded vocabulary, as published models have

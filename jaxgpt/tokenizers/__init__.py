@@ -7,7 +7,7 @@ from jaxgpt.tokenizers.char import CharTokenizer
 from jaxgpt.tokenizers.chat import ChatTemplate
 from jaxgpt.tokenizers.marian import MarianTokenizer
 from jaxgpt.tokenizers.registry import check, create, load
-from jaxgpt.tokenizers.streaming import StreamingDecoder
+from jaxgpt.tokenizers.streaming import StreamedText, StreamingDecoder
 from jaxgpt.tokenizers.tokenizer_json import JSONTokenizer
 from jaxgpt.tokenizers.word import WordTokenizer
 
@@ -17,6 +17,7 @@ __all__ = [
     "ChatTemplate",
     "JSONTokenizer",
     "MarianTokenizer",
+    "StreamedText",
     "StreamingDecoder",
     "Tokenizer",
     "WordTokenizer",

@@ -1,5 +1,6 @@
 """Text of tokens as they come."""
 
+from collections.abc import Iterable, Sequence, Set
 from operator import index
 from typing import SupportsIndex
 
@@ -8,6 +9,7 @@ from jaxgpt.tokenizers.base import Tokenizer
 # A character is at most four bytes and a token at least one, so an unfinished character began within the last three
 # tokens; a word's leading space depends on one token before it.
 KEEP = 4
+PRIMER = 8  # tokens of the prompt that a text's decoder sees first: they settle a leading space, say
 UNFINISHED = "\ufffd"  # what decode ends with when the last character lacks bytes, and also for bytes that are wrong
 
 
@@ -50,3 +52,54 @@ class StreamingDecoder:
     def _restart(self) -> None:
         self._window: list[int] = []
         self._shown = 0  # characters of decode(window) that have been returned
+
+
+class StreamedText:
+    """A row's text as its tokens come, cut before the stop string that is complete first (of two, the longer).
+
+    unsaid: tokens that are left out of it, and that no stop string reaches across. through: cut only after the token
+    that completes a stop string.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        prompt: Sequence[int],
+        stops: Sequence[str],
+        unsaid: Set[int] = frozenset(),
+        through: bool = False,
+    ):
+        self.stopped = False
+        self._stops, self._unsaid, self._through, self._held = stops, unsaid, through, ""
+        self._decoder = StreamingDecoder(tokenizer)
+        primer = prompt[-PRIMER:]
+        shown = sum(len(self._decoder.push(token)) for token in primer)
+        self._skip = len(tokenizer.decode(primer)) - shown  # the prompt's own, still to come
+
+    def extend(self, tokens: Iterable[int]) -> str:
+        """What these tokens add to the text for certain."""
+        return "".join(
+            [self._release() if token in self._unsaid else self._add(self._decoder.push(token)) for token in tokens]
+        )
+
+    def finish(self) -> str:
+        """What was held back."""
+        return self._add(self._decoder.flush()) + self._release()
+
+    def _release(self) -> str:
+        held, self._held = self._held, ""
+        return held
+
+    def _add(self, piece: str) -> str:
+        if self.stopped:
+            return ""
+        piece, self._skip = piece[self._skip :], max(0, self._skip - len(piece))
+        text = self._held + piece
+        found = [(at + len(stop), at) for stop in self._stops if (at := text.find(stop)) >= 0]
+        if found:
+            self.stopped, self._held = True, ""
+            return text + self._decoder.flush() if self._through else text[: min(found)[1]]
+        begun = [n for stop in self._stops for n in range(1, len(stop)) if text.endswith(stop[:n])]
+        certain = len(text) - max(begun, default=0)
+        self._held = text[certain:]
+        return text[:certain]

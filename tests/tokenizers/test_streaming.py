@@ -5,7 +5,15 @@ import pytest
 import tokenizers as library
 from tokenizers import decoders, models, pre_tokenizers
 
-from jaxgpt.tokenizers import BPETokenizer, CharTokenizer, JSONTokenizer, StreamingDecoder, Tokenizer, WordTokenizer
+from jaxgpt.tokenizers import (
+    BPETokenizer,
+    CharTokenizer,
+    JSONTokenizer,
+    StreamedText,
+    StreamingDecoder,
+    Tokenizer,
+    WordTokenizer,
+)
 
 TEXT = "the cat, \"sat\" -- it's 日本語 🌍👩‍👩‍👧 é \ufffd x\ufffd\ufffd don't  <|endoftext|>\n"
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
@@ -121,3 +129,45 @@ def test_cost_does_not_grow_with_the_text(token):
     first = seconds(1000)
     seconds(6000)
     assert seconds(1000) < 4 * first + 0.05
+
+
+LETTERS = "abcdefghijklmnopqrstuvw"
+
+
+@pytest.mark.parametrize(
+    ("stops", "expected"),
+    [
+        (["cd", "bcdef"], "ab"),  # the first complete, not the first begun
+        (["cd", "bcd"], "a"),  # complete together: the longer
+        (["bcx", "cq", "efgh"], "abcd"),
+        (["abcdefghi"], "abcdefgh"),  # never complete
+        (["a"], ""),
+    ],
+)
+def test_of_several_stop_strings_the_first_complete_cuts(stops, expected):
+    tokenizer = CharTokenizer(LETTERS)
+    text = StreamedText(tokenizer, [0], stops)
+    assert "".join(text.extend([i]) for i in range(8)) + text.finish() == expected
+    assert not text.stopped or text.extend([0]) == ""
+
+
+def test_what_may_begin_a_stop_string_is_held_back_and_nothing_else():
+    text = StreamedText(CharTokenizer(LETTERS), [0], ["aab", "bc"])
+    pieces = [text.extend([LETTERS.index(letter)]) for letter in "caaadabaaba"]
+    assert pieces == ["c", "", "", "a", "aad", "", "a", "b", "", "", ""]
+
+
+def test_a_text_through_the_token_that_completes_a_stop_string():
+    """As transformers cuts, which looks at whole tokens, and at special ones between them."""
+    tokenizer = WordTokenizer(["one", "two", "three"])
+    one, two, three = tokenizer.encode("one two three")
+    end = tokenizer.end_of_text
+
+    def text(tokens, stop):
+        made = StreamedText(tokenizer, [], [stop], unsaid={end}, through=True)
+        return "".join(made.extend([token]) for token in tokens) + made.finish(), made.stopped
+
+    assert text([one, two, three, one], "e tw") == ("one two", True)
+    assert text([one, two, three, one], "o th") == ("one two three", True)
+    assert text([one, end, two, three], "e tw") == ("one two three", False)
+    assert text([end, one, end, two], "x") == ("one two", False)
