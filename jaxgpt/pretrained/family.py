@@ -2,7 +2,7 @@
 
 import importlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from jaxgpt.checks import nearest, require
@@ -19,6 +19,7 @@ MODULES = {
     "phi3": "phi3",
     "bert": "bert",
     "roberta": "roberta",
+    "xlm-roberta": "roberta",
     "distilbert": "distilbert",
     "marian": "marian",
     "t5": "t5",
@@ -41,10 +42,14 @@ class Family:
     """The inverse: fields of config.json. Need not look for what the family can't say: `express` compares."""
     tensors: Callable[[ModelConfig], dict]
     """The tree of `Stored`, in the shape of the parameters with one tree a layer."""
+    settle: Callable[[ModelConfig, set[str]], ModelConfig] = lambda cfg, names: cfg
+    """settle(config that was read, names of the file's tensors) -> the config, where a part of it shows there alone."""
     prefix: str = ""
     """What the names of the body's tensors begin with ("bert."), which a bare model's file leaves out."""
     ignored: tuple[str, ...] = ()
     """Patterns of tensors that a file may hold and that say nothing."""
+    copies: Mapping[str, str] = field(default_factory=dict)
+    """Tensors that a file may hold besides, each with the one that it must equal, as the model has them as one."""
     aliases: tuple[tuple[str, str], ...] = ()
     """Endings of tensors' names in old files, each with what it is now (".gamma", ".weight")."""
 
@@ -61,3 +66,9 @@ def head_of(family: Family, architectures: list[str] | None) -> str:
     name = (architectures or list(known)[:1])[0]
     require(name in known, "config.json: architectures", name, nearest(name, known))
     return known[name]
+
+
+def class_of(family: Family, head: str) -> str | None:
+    """The inverse; None where the family has no such model. A bare model may lack its pooler."""
+    heads = (head, "pooled") if head == "none" else (head,)
+    return next((name for one in heads for name, other in family.architectures.items() if other == one), None)

@@ -1,10 +1,12 @@
 """The fields of a `config.json`: each is read, or known to change nothing, or refused by name."""
 
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from types import UnionType
 from typing import Any
 
-from jaxgpt.checks import holds, require, words
+from jaxgpt.checks import holds, nearest, require, words
 from jaxgpt.tokenizers.base import read_object
 
 CONFIG = "config.json"
@@ -76,6 +78,37 @@ class Fields:
         if value is not None or default is not None:
             require(holds(value, kind or type(default)), f"{self._where}: {name}", value, words(kind or type(default)))
         return value
+
+    def choose(self, name: str, names: Mapping[str, Any], default: str) -> Any:
+        """What the field's value, or the default, is a name of. Raises ValueError, with those known, for another."""
+        value = self.get(name, default)
+        require(value in names, f"{self._where}: {name}", value, nearest(value, names))
+        return names[value]
+
+    def alike(self, *names: str, default: float) -> float:
+        """The number that all these fields say, or the default where they are absent; one for all, else a ValueError."""
+        first, *others = names
+        value = self.get(first, default)
+        for name in others:
+            found = self.get(name, default)
+            require(found == value, f"{self._where}: {name}", found, f"{value!r}, as {first}: one number does for both")
+        return value
+
+    def dropout(self, name: str, *others: str, default: float = 0.1) -> float:
+        """The rate at which activations are dropped in training. Warns of rates of other places that are unlike it.
+
+        There is one rate here, and no other use of a model depends on any.
+        """
+        value = self.get(name, default)
+        found = {other: self.get(other, None, float) for other in others}
+        unlike = [f"{other}={rate}" for other, rate in found.items() if rate not in (None, value)]
+        if unlike:
+            warnings.warn(f"{self._where}: training drops {', '.join(unlike)} at {name}={value}", stacklevel=2)
+        return value
+
+    def ignore(self, *names: str) -> None:
+        """Fields that may say anything."""
+        self._read.update(names)
 
     def section(self, name: str) -> "Fields | None":
         """The fields of the object that this one holds, to be read and finished likewise; None for none."""

@@ -18,6 +18,7 @@ from jaxgpt.tokenizers.base import read_object, write_whole
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}  # the format's names, and NumPy's
+_ROWS = 4096  # of a matrix compared at once
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
@@ -49,6 +50,15 @@ class Weights:
                 return opened.get_slice(name)[index]
         except (SafetensorError, OSError) as error:
             raise ValueError(f"{file}: can't read {name!r} ({error})") from error
+
+    def equal(self, name: str, other: str) -> bool:
+        """Whether both are there and hold the same, bit for bit; read some rows at a time."""
+        first, second = self.tensors.get(name), self.tensors.get(other)
+        if first is None or second is None or first[1:] != second[1:]:
+            return False
+        starts = range(0, first.shape[0], _ROWS) if first.shape else (0,)
+        rows = [(slice(start, start + _ROWS), *map(slice, first.shape[1:])) for start in starts]
+        return all(self.read(name, index).tobytes() == self.read(other, index).tobytes() for index in rows)
 
 
 def open_folder(folder: str | Path) -> Weights:

@@ -36,30 +36,36 @@ def read_model(folder: Path, *, dtype: str | None = None, mesh: Mesh | None = No
     there is not (with those that there are), a field of config.json that no function here would read, and tensors that
     are missing, left over or of another shape than the config's.
     """
-    cfg, family = read_config(folder)
     weights = open_folder(folder)
+    cfg, family = _read_config(folder, weights)
     cfg = replace(cfg, dtype=dtype or _dtype(folder, weights))
-    mapping = _as_named_in(weights, family, family.tensors(cfg))
     abstract = P.abstract(P.by_layer(declarations(cfg)), mesh, cfg.dtype)
     tokenizer = tokenizers.load(folder)
     settings = read_settings(folder, read_object(folder / CONFIG), family.name)
-    return Model(cfg, load_tree(mapping, abstract, weights, family.ignored), tokenizer, settings)
+    params = load_tree(_mapping(cfg, family, weights), abstract, weights, (*family.ignored, *family.copies))
+    return Model(cfg, params, tokenizer, settings)
 
 
 def read_config(folder: Path) -> tuple[ModelConfig, Family]:
     """The architecture of a checkpoint's folder and its family. Raises the errors of `read_model`."""
+    return _read_config(folder, open_folder(folder))
+
+
+def _read_config(folder: Path, weights: Weights) -> tuple[ModelConfig, Family]:
     fields = read_fields(folder)
     family = families.find(fields.get("model_type", None, str))
     cfg = family.read(fields, families.head_of(family, fields.get("architectures", None, list)))
     fields.finish()
-    return cfg, family
+    copies = {name for name, original in family.copies.items() if weights.equal(name, original)}
+    return family.settle(cfg, set(weights.tensors) - copies), family
 
 
 def read_params(folder: Path, abstract: PyTree[jax.ShapeDtypeStruct]) -> PyTree[Array]:
     """The parameters of a checkpoint's folder in the layout, dtype and shardings of `abstract`, layers stacked."""
-    cfg, family = read_config(folder)
     weights = open_folder(folder)
-    return load_tree(stacked(_as_named_in(weights, family, family.tensors(cfg))), abstract, weights, family.ignored)
+    cfg, family = _read_config(folder, weights)
+    mapping = stacked(_mapping(cfg, family, weights))
+    return load_tree(mapping, abstract, weights, (*family.ignored, *family.copies))
 
 
 def write_model(model: Model, folder: Path, *, max_shard_bytes: int = SHARD_BYTES) -> Family:
@@ -90,22 +96,26 @@ def express(cfg: ModelConfig, prefer: str | None = None) -> tuple[Family, dict[s
 
     Raises ValueError where there is none, naming the fields that the nearest one can't say.
     """
-    obstacles = {}
+    obstacles: dict[str, list[str]] = {}
     for name in sorted(families.MODULES, key=lambda name: name != prefer):
         family = families.find(name)
-        classes = [architecture for architecture, head in family.architectures.items() if head == cfg.head]
-        if family.kind != cfg.architecture or not classes:
+        model = families.class_of(family, cfg.head)
+        if family.kind != cfg.architecture or model is None:
             continue
-        fields = {"model_type": name, "architectures": classes[:1]} | family.write(cfg)
-        back = family.read(Fields(dict(fields), f"{name}'s {CONFIG}"), cfg.head)
-        obstacles[name] = _differences(cfg, back)
-        if not obstacles[name]:
+        fields = {"model_type": name, "architectures": [model]} | family.write(cfg)
+        try:
+            found = _differences(cfg, family.read(Fields(dict(fields), f"{name}'s {CONFIG}"), cfg.head))
+        except ValueError as error:
+            obstacles[name] = [str(error)]
+            continue
+        if not found:
             return family, fields
+        obstacles[name] = [f"model.{field}: found {ours!r}, expected {theirs!r}" for field, ours, theirs in found]
     if not obstacles:
         raise ValueError(f"model.head: found {cfg.head!r}, expected one that a family of checkpoints has")
     name = min(obstacles, key=lambda name: len(obstacles[name]))
-    reasons = [f"model.{field}: found {ours!r}, expected {theirs!r}" for field, ours, theirs in obstacles[name]]
-    raise ValueError(f"no family of checkpoints has this model; {'; '.join(reasons)}, as {name}, the nearest, has it")
+    reasons = "; ".join(obstacles[name])
+    raise ValueError(f"no family of checkpoints has this model; {reasons}, as {name}, the nearest, has it")
 
 
 def stacked(mapping: Mapping) -> Mapping:
@@ -134,20 +144,27 @@ def _dtype(folder: Path, weights: Weights) -> str:
     return dtype
 
 
-def _as_named_in(weights: Weights, family: Family, mapping: Mapping) -> Mapping:
-    """The mapping by the names that this file has: perhaps those of a bare model, perhaps old ones."""
+def _mapping(cfg: ModelConfig, family: Family, weights: Weights) -> Mapping:
+    """The family's mapping by the names that this file has: with or without the body's prefix, perhaps old ones.
+
+    Raises ValueError for a copy of one of them that holds something else.
+    """
     names = weights.tensors
-    bare = family.prefix and not any(name.startswith(family.prefix) for name in names)
-    old = {new: old for old, new in family.aliases if any(name.endswith(old) for name in names)}
 
     def named(entry):
-        name = entry.name.removeprefix(family.prefix) if bare else entry.name
-        if name not in names:
-            others = (name.removesuffix(new) + ending for new, ending in old.items() if name.endswith(new))
-            name = next((other for other in others if other in names), name)
-        return replace(entry, name=name)
+        name, bare = entry.name, entry.name.removeprefix(family.prefix)
+        forms = [name, bare, family.prefix + bare]
+        for old, new in family.aliases:
+            forms += [form.removesuffix(new) + old for form in forms if form.endswith(new)]
+        return replace(entry, name=next((form for form in forms if form in names), name))
 
-    return jax.tree.map(named, mapping)
+    mapping = jax.tree.map(named, family.tensors(cfg))
+    used = {entry.name for entry in jax.tree.leaves(mapping)}
+    for name in names.keys() & family.copies.keys() - used:
+        original = family.copies[name]
+        expected = f"those of {original}, which it is a copy of in this model"
+        require(weights.equal(name, original), f"{names[name].file}: {name}", "other numbers", expected)
+    return mapping
 
 
 def _differences(cfg: ModelConfig, other: ModelConfig) -> list[tuple[str, Any, Any]]:
