@@ -13,7 +13,7 @@ from jaxgpt import bert
 from jaxgpt.checks import require
 from jaxgpt.config import ModelConfig
 from jaxgpt.model import Model
-from jaxgpt.rows import mask_name, pad, power_of_two
+from jaxgpt.rows import batches, mask_name, power_of_two
 from jaxgpt.tokenizers import Tokenizer
 
 BATCH = 32  # texts at once, those of like length together
@@ -54,10 +54,7 @@ def fill_mask(
     rows = _rows(tokenizer, [texts] if isinstance(texts, str) else list(texts), cfg)
 
     found: list[list[list[Candidate]]] = [[] for _ in rows]
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-    for start in range(0, len(order), BATCH):
-        chosen = order[start : start + BATCH]
-        tokens, real = pad([rows[i] for i in chosen], cfg.context_length)
+    for chosen, tokens, real in batches(rows, cfg.context_length, BATCH):
         blanks = np.argwhere(real & (tokens == tokenizer.mask))
         padded = np.zeros((power_of_two(len(blanks)), 2), np.int32)
         padded[: len(blanks)] = blanks
