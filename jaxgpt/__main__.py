@@ -1,9 +1,10 @@
-"""The command line: python -m jaxgpt generate | fill-mask | translate | attention --model DIR ..."""
+"""The command line: python -m jaxgpt generate | fill-mask | translate | attention | export | compare ..."""
 
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
+from typing import Literal
 
 import tyro
 
@@ -15,7 +16,7 @@ class Generate:
     """Write what follows a prompt, piece by piece."""
 
     model: str
-    """Run directory."""
+    """Run directory, or a checkpoint's folder or repository."""
     prompt: str = ""
     """What to go on from (empty: the beginning of a text)."""
     max_new_tokens: int = 200
@@ -117,7 +118,7 @@ class Attention:
     """Draw what a model looks at: the attention weights of a layer, a heat map a head."""
 
     model: str
-    """Run directory."""
+    """Run directory, or a checkpoint's folder or repository."""
     text: str
     """What the model reads; of a translator, the source."""
     target: str | None = None
@@ -146,6 +147,45 @@ class Attention:
         title = "cross attention (each row chooses the token after it)" if kind == "cross" else f"{kind} attention"
         draw_attention(maps[kind], self.out, layer=self.layer, heads=heads, title=title)
         print(self.out)
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write a run as a checkpoint for other libraries: config.json, model.safetensors and the tokenizer's files."""
+
+    run_directory: tyro.conf.Positional[str]
+    """The run."""
+    out: str | None = None
+    """The folder to write (None: into the run directory itself, which then is both)."""
+    max_shard_gigabytes: float = 5.0
+    """Above it, the weights become several files."""
+
+    def run(self) -> None:
+        from jaxgpt.loading import export
+
+        require(self.max_shard_gigabytes > 0, "max_shard_gigabytes", self.max_shard_gigabytes, "a number above 0")
+        family = export(self.run_directory, self.out, max_shard_bytes=int(self.max_shard_gigabytes * 1e9))
+        print(f"{self.out or self.run_directory}: a {family} checkpoint")
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Run a checkpoint here and in transformers: the largest difference of logits, greedy tokens that agree, speed."""
+
+    folder: tyro.conf.Positional[str]
+    """A checkpoint's folder or repository, or a run directory that is one."""
+    text: str | None = None
+    """What both read (None: a sentence of English)."""
+    new_tokens: int = 64
+    """Greedy tokens to make."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of parameters and activations."""
+
+    def run(self) -> None:
+        from jaxgpt.comparison import TEXT, compare
+
+        text = TEXT if self.text is None else self.text
+        print(compare(self.folder, text, new_tokens=self.new_tokens, dtype=self.dtype).lines())
 
 
 def _each_line(change: Callable[[list[str]], list[str]], texts: list[str]) -> None:
@@ -180,7 +220,14 @@ def _bar(share: float, width: int = 20) -> str:
 
 def main() -> None:
     command = tyro.extras.subcommand_cli_from_dict(
-        {"generate": Generate, "fill-mask": FillMask, "translate": Translate, "attention": Attention},
+        {
+            "generate": Generate,
+            "fill-mask": FillMask,
+            "translate": Translate,
+            "attention": Attention,
+            "export": Export,
+            "compare": Compare,
+        },
         prog="python -m jaxgpt",
         use_underscores=True,
     )

@@ -6,6 +6,7 @@ ring that all rows fill alike, so that a row whose search has ended can take ano
 """
 
 import functools
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from jaxgpt import seq2seq
 from jaxgpt.attention import KVCache, Memory
 from jaxgpt.config import ModelConfig
 
+EarlyStopping = bool | Literal["never"]
 GROUP = 32  # ids of which `_likeliest` looks at the largest logit first
 
 
@@ -51,9 +53,14 @@ class Search:
         return ((self.age >= self.living.tokens.shape[2]) & ~self.done).any()
 
 
-def length_penalty(length: Int[Array, "*shape"], alpha: Float[Array, ""]) -> Float[Array, "*shape"]:
-    """What a hypothesis' log-probability is divided by. Source: Wu et al. 2016, equation 14, without coverage."""
-    return ((5 + length) / 6) ** alpha
+def length_penalty(
+    length: Int[Array, "*shape"], alpha: Float[Array, ""], offset: Float[Array, ""]
+) -> Float[Array, "*shape"]:
+    """What a hypothesis' log-probability is divided by: ((offset + length) / (offset + 1)) ** alpha.
+
+    offset 5: Wu et al. 2016, equation 14, without coverage. 0: transformers.
+    """
+    return ((offset + length) / (offset + 1)) ** alpha
 
 
 @functools.partial(jax.jit, static_argnames=("cfg", "beams", "steps"))
@@ -134,17 +141,19 @@ def advance(
     end: Int[Array, ""],
     known: Bool[Array, "vocab"],
     alpha: Float[Array, ""],
+    offset: Float[Array, ""],
     enough: Int[Array, ""],
     cfg: ModelConfig,
-    early_stopping: bool = False,
+    early_stopping: EarlyStopping = "never",
 ) -> Search:
     """Go on until `enough` rows are done, or the ring is full.
 
     From the start token (not among the tokens) on, a hypothesis ends with `end` or with its row's limit of tokens; all
-    that ended compete by log-probability / length_penalty. alpha: at least 0; 0 compares probabilities, 1 nearly those
-    of a token. known: the ids that may be chosen. A row is done when no living hypothesis can beat the best that ended;
-    with early_stopping when none is, at its present length, ahead of the last of `beams` that ended (as transformers
-    does by default): fewer steps, and seldom another end.
+    that ended compete by log-probability / length_penalty. alpha: at least 0; 0 compares probabilities, 1 those of a
+    token (nearly, but at offset 0). known: the ids that may be chosen.
+    early_stopping: when a row is done, as in transformers. "never": when no living hypothesis can beat the best that
+    ended. False: when none is, at its present length, ahead of the last of `beams` that ended: fewer steps, and seldom
+    another end. True: when `beams` have ended, too.
     Source: Sutskever et al. 2014, section 3.2; the pools and the bound of Vaswani et al.'s reference implementation.
     """
     beams, slots = search.tree.shape[1:]
@@ -170,17 +179,21 @@ def advance(
         length = jnp.broadcast_to(age[:, None] + 1, token.shape)
         ends, last_step = token == end, (age + 1 >= search.limits)[:, None]
 
-        scaled = jnp.where(ends | last_step, score / length_penalty(length, alpha), -jnp.inf)
+        # The second half of them is there to go on: what ends must be among the best.
+        among = jnp.arange(token.shape[1]) < beams
+        scaled = jnp.where((ends | last_step) & among, score / length_penalty(length, alpha, offset), -jnp.inf)
         new = Hypotheses(tokens, jnp.where(search.done[:, None], -jnp.inf, scaled), length)
         ended = _best(jax.tree.map(lambda a, b: jnp.concatenate([a, b], 1), search.ended, new), beams)
         living, chosen = _best_and_places(Hypotheses(tokens, jnp.where(ends, -jnp.inf, score), length), beams)
 
         tree = _rows(tree, jnp.take_along_axis(parent, chosen, 1))
-        if early_stopping:
-            over = ended.score[:, -1] >= living.score[:, 0] / length_penalty(length[:, 0], alpha)
-        else:
+        if early_stopping == "never":
             # Log-probabilities only fall, and the longest is divided by most: what a living hypothesis may reach.
-            over = ended.score[:, 0] >= living.score[:, 0] / length_penalty(search.limits, alpha)
+            over = ended.score[:, 0] >= living.score[:, 0] / length_penalty(search.limits, alpha, offset)
+        else:
+            over = ended.score[:, -1] >= living.score[:, 0] / length_penalty(length[:, 0], alpha, offset)
+        if early_stopping is True:
+            over |= ended.score[:, -1] > -jnp.inf
         done = search.done | over | last_step[:, 0]
         return search.replace(living=living, ended=ended, age=age + 1, done=done, tree=tree, cache=cache)
 

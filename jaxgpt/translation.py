@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from jaxgpt.attention import KVCache
-from jaxgpt.beam import advance, begin, grow, refill
+from jaxgpt.beam import EarlyStopping, advance, begin, grow, refill
 from jaxgpt.checks import require
 from jaxgpt.config import ModelConfig
 from jaxgpt.decoding import CHUNK, Rows, decode_chunk, read_sources
@@ -30,7 +30,8 @@ def translate(
     *,
     beam: int = 4,
     length_penalty: float | int = 1.0,
-    early_stopping: bool = True,
+    length_offset: float | int = 5.0,
+    early_stopping: EarlyStopping = False,
     max_new_tokens: int | None = None,
     temperature: float | int = 0.0,
     top_k: int | None = None,
@@ -41,8 +42,9 @@ def translate(
 ) -> str | list[str]:
     """The translation of each text: a str for a str, a list for a list.
 
-    beam, length_penalty, early_stopping: as in `beam.advance`; beam 1 is greedy, or draws where temperature is above 0
-    (then with the numbers of `Sampler`). max_new_tokens: most tokens of a target (None: twice the source's and 10).
+    beam, length_penalty (alpha), length_offset, early_stopping: as in `beam.advance`; beam 1 is greedy, or draws where
+    temperature is above 0 (then with the numbers of `Sampler`). max_new_tokens: most tokens of a target (None: twice
+    the source's and 10).
     batch_size: texts translated at once, those of like length together; in float32 no translation depends on it.
     Raises ValueError, before any work, for a number that can't be used, an empty text, and one over context_length.
     """
@@ -60,6 +62,7 @@ def translate(
         end=end,
         beam=beam,
         length_penalty=length_penalty,
+        length_offset=length_offset,
         early_stopping=early_stopping,
         max_new_tokens=max_new_tokens,
         sampler=sampler,
@@ -87,7 +90,8 @@ def translate_tokens(
     end: int,
     beam: int = 4,
     length_penalty: float | int = 1.0,
-    early_stopping: bool = True,
+    length_offset: float | int = 5.0,
+    early_stopping: EarlyStopping = False,
     max_new_tokens: int | None = None,
     sampler: Sampler = Sampler(),  # noqa: B008
     ids: Iterable[int] | None = None,
@@ -100,15 +104,15 @@ def translate_tokens(
     The other arguments and errors are those of `translate`; key: of the draws (None: key(0)).
     """
     ids = list(range(cfg.vocab_size) if ids is None else ids)
-    _check(sources, (start, end, *ids), cfg, beam, length_penalty, max_new_tokens, sampler, batch_size)
+    _check(sources, (start, end, *ids), cfg, beam, length_penalty, length_offset, max_new_tokens, sampler, batch_size)
     known = jnp.zeros(cfg.vocab_size, bool).at[np.array(ids, int)].set(True)
     key = jax.random.key(0) if key is None else key
     params = prepare(params, cfg.dtype)
     targets: list[list[int]] = [[] for _ in sources]
     batches = _batches(sources, cfg, max_new_tokens, batch_size)
     if beam > 1 and sources:
-        alpha = float(length_penalty)
-        for row, target in _search(params, batches, start, end, known, alpha, beam, cfg, early_stopping):
+        penalty = float(length_penalty), float(length_offset)
+        for row, target in _search(params, batches, start, end, known, penalty, beam, cfg, early_stopping):
             targets[row] = target
         return targets
     for rows, source, lengths, limits in batches:
@@ -123,9 +127,21 @@ def translate_tokens(
 
 
 def _search(
-    params, batches, start: int, end: int, known, alpha: float, beam: int, cfg: ModelConfig, early_stopping: bool
+    params,
+    batches,
+    start: int,
+    end: int,
+    known,
+    penalty: tuple[float, float],
+    beam: int,
+    cfg: ModelConfig,
+    early_stopping: EarlyStopping,
 ) -> Iterator[tuple[int, list[int]]]:
-    """(which source, its best target). Rows that are done take the next sources: few wait for the longest."""
+    """(which source, its best target). Rows that are done take the next sources: few wait for the longest.
+
+    penalty: alpha and offset.
+    """
+    alpha, offset = penalty
     batches = iter(batches)
     rows, source, lengths, limits = next(batches)
     size = len(source)
@@ -140,7 +156,7 @@ def _search(
             memory, waiting = read_sources(params, source, lengths, cfg), deque(enumerate(rows))
         idle = int((owner == NOBODY).sum())
         enough = min(size, idle + max(1, size // 16)) if waiting else size
-        search = advance(params, search, start, end, known, alpha, enough, cfg, early_stopping)
+        search = advance(params, search, start, end, known, alpha, offset, enough, cfg, early_stopping)
         done, full = fetch(search.done), fetch(search.full)
         finished = np.flatnonzero(done & (owner != NOBODY))
         tokens, ends = fetch(search.ended.tokens)[:, 0], fetch(search.ended.length)[:, 0]
@@ -206,12 +222,14 @@ def _check(
     cfg: ModelConfig,
     beam: int,
     length_penalty: float | int,
+    length_offset: float | int,
     max_new_tokens: int | None,
     sampler: Sampler,
     batch_size: int,
 ) -> None:
     require(beam >= 1, "beam", beam, "a positive integer")
     require(0 <= length_penalty < math.inf, "length_penalty", length_penalty, "a number of at least 0")
+    require(0 <= length_offset < math.inf, "length_offset", length_offset, "a number of at least 0")
     require(max_new_tokens is None or max_new_tokens >= 1, "max_new_tokens", max_new_tokens, "a positive integer")
     require(beam == 1 or sampler.temperature == 0, "beam", beam, "1 where temperature is above 0")
     penalty = sampler.repetition_penalty

@@ -32,6 +32,7 @@ ROWS = [
     ["pretrained"],
     ["training"],
     ["loading"],
+    ["comparison"],
     ["finetuning"],
     ["pipelines"],
     ["__main__"],

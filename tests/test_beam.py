@@ -43,8 +43,8 @@ def scorer(name):
     return cfg, params, logprobs
 
 
-def penalised(score, length, alpha):
-    return score / ((5 + length) / 6) ** alpha
+def penalised(score, length, alpha, offset=5):
+    return score / ((offset + length) / (offset + 1)) ** alpha
 
 
 def exhaustive(logprobs, source, limit, alpha):
@@ -59,8 +59,8 @@ def exhaustive(logprobs, source, limit, alpha):
     return best
 
 
-def plain(logprobs, source, limit, alpha, beams, end=END):
-    """Beam search as a list of hypotheses, carried to its very end."""
+def plain(logprobs, source, limit, alpha, beams, end=END, offset=5, early_stopping="never"):
+    """Beam search as a list of hypotheses; "never": carried to its very end."""
     living, ended = [(0.0, ())], []
     for step in range(limit):
         grown = [
@@ -70,12 +70,17 @@ def plain(logprobs, source, limit, alpha, beams, end=END):
         ]
         grown = sorted(grown, reverse=True)[: 2 * beams]
         last = step + 1 == limit
-        ended += [(penalised(score, step + 1, alpha), t) for score, t in grown if t[-1] == end or last]
+        new = [(penalised(score, step + 1, alpha, offset), t) for score, t in grown[:beams] if t[-1] == end or last]
+        ended = sorted(ended + new, reverse=True)[:beams]
         living = [(score, t) for score, t in grown if t[-1] != end][:beams]
+        if early_stopping != "never" and len(ended) == beams:
+            ahead = penalised(living[0][0], step + 1, alpha, offset) > ended[-1][0]
+            if early_stopping is True or not ahead:
+                break
     return max(ended)
 
 
-def run(name, limits, alpha, beams, steps, **options):
+def run(name, limits, alpha, beams, steps, offset=5.0, **options):
     cfg, params, _ = scorer(name)
     lengths = np.array([len(source) for source in SOURCES])
     sources = np.zeros((3, 6), np.int32)
@@ -84,7 +89,7 @@ def run(name, limits, alpha, beams, steps, **options):
     memory = read_sources(params, sources, lengths, cfg)
     known = jnp.ones(cfg.vocab_size, bool)
     begun = begin(memory, jnp.array(limits), cfg, beams, steps)
-    found = advance(params, begun, START, END, known, alpha, len(limits), cfg, **options).ended
+    found = advance(params, begun, START, END, known, alpha, offset, len(limits), cfg, **options).ended
     return [
         (float(found.score[row, 0]), tuple(found.tokens[row, 0, : found.length[row, 0]].tolist())) for row in range(3)
     ]
@@ -109,9 +114,19 @@ def test_a_cached_search_that_stops_early_finds_what_a_plain_one_finds_at_its_en
         assert score == pytest.approx(wanted[0], abs=2e-5)
 
 
-def test_stopping_where_none_is_ahead_is_no_better():
-    full, early = (run("learned", [7] * 3, 0.6, 2, 7, early_stopping=early) for early in (False, True))
-    assert all(a[0] >= b[0] for a, b in zip(full, early, strict=True))
+@pytest.mark.parametrize("early_stopping", [False, True])
+@pytest.mark.parametrize("offset", [0.0, 5.0])
+def test_a_search_stops_where_a_plain_one_does(offset, early_stopping):
+    found = {}
+    for alpha in (0.6, 2.0):
+        options = {"offset": offset, "early_stopping": early_stopping}
+        found[alpha] = run("learned", [7] * 3, alpha, 2, 7, **options)
+        for (score, tokens), source in zip(found[alpha], SOURCES, strict=True):
+            wanted = plain(scorer("learned")[2], source, 7, alpha, 2, **options)
+            assert tokens == wanted[1]
+            assert score == pytest.approx(wanted[0], abs=2e-5)
+    full = run("learned", [7] * 3, 0.6, 2, 7, offset=offset)
+    assert all(a[0] >= b[0] for a, b in zip(full, found[0.6], strict=True))
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -161,7 +176,7 @@ def test_rows_that_take_other_sources_and_a_ring_that_grows_change_nothing(name,
 
     monkeypatch.setattr(translation, "_batches", limited)
     monkeypatch.setattr(translation, "STEPS", room)
-    options = {"length_penalty": 0.6, "early_stopping": False, "batch_size": size, "beam": beam}
+    options = {"length_penalty": 0.6, "early_stopping": "never", "batch_size": size, "beam": beam}
     found = translate_tokens(params, sources, cfg, start=START, end=end, **options)
     cases = zip(sources, limits, strict=True)
     assert found == [list(plain(logprobs, source, limit, 0.6, beam, end)[1]) for source, limit in cases]
@@ -191,6 +206,7 @@ def test_draws_follow_the_key_and_the_model():
     [
         ({"beam": 0}, "beam: found 0, expected a positive integer"),
         ({"length_penalty": -1.0}, "length_penalty: found -1.0, expected a number of at least 0"),
+        ({"length_offset": -1.0}, "length_offset: found -1.0, expected a number of at least 0"),
         ({"max_new_tokens": 0}, "max_new_tokens: found 0, expected a positive integer"),
         ({"beam": 2, "sampler": Sampler(temperature=1.0)}, "beam: found 2, expected 1 where temperature is above 0"),
         ({"length_penalty": float("inf")}, "length_penalty: found inf, expected a number of at least 0"),

@@ -85,14 +85,9 @@ class Fields:
         require(value in names, f"{self._where}: {name}", value, nearest(value, names))
         return names[value]
 
-    def alike(self, *names: str, default: float) -> float:
-        """The number that all these fields say, or the default where they are absent; one for all, else a ValueError."""
-        first, *others = names
-        value = self.get(first, default)
-        for name in others:
-            found = self.get(name, default)
-            require(found == value, f"{self._where}: {name}", found, f"{value!r}, as {first}: one number does for both")
-        return value
+    def check(self, name: str, condition: bool, expected: str) -> None:
+        """Raise ValueError for what the field says unless the condition holds."""
+        require(condition, f"{self._where}: {name}", self._values.get(name), expected)
 
     def dropout(self, name: str, *others: str, default: float = 0.1) -> float:
         """The rate at which activations are dropped in training. Warns of rates of other places that are unlike it.

@@ -3,8 +3,9 @@
     python tests/benchmarks/translate.py RUN [--beam 4] [--batch 64] [--sentences N] [--rounds 2]
 
 RUN: a run of configs/translate_multi30k.py, whose weights become a Pegasus, transformers' own pre-norm Transformer with
-sinusoidal positions. Its whole validation part is translated, sorted by length for both. Needs the `parity` and
-`translation` extras.
+sinusoidal positions. Its whole validation part is translated, sorted by length for both. The floor is the matrix
+products that no cached search can leave out, of all beams up to the end of the best, at the speed of one large product.
+Needs the `parity` and `translation` extras.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 import transformers
 from encoder_step import pegasus_config
+from train_step import product_flops
 
 import jaxgpt
 from jaxgpt import data, seq2seq
@@ -54,7 +56,7 @@ def peer(model: jaxgpt.Model) -> transformers.PegasusForConditionalGeneration:
         }
         for i in range(cfg.encoder_layers if side == "encoder" else cfg.n_layers):
             at = f"model.{side}.layers.{i}"
-            layer = _index(stack["layers"], i)
+            layer = stack["layers"][i]
             for ours, (name, norm_name) in kinds.items():
                 if ours in layer:
                     norm(f"{at}.{norm_name}", layer[f"{ours}_norm"])
@@ -67,8 +69,12 @@ def peer(model: jaxgpt.Model) -> transformers.PegasusForConditionalGeneration:
     return peer
 
 
-def _index(tree, i):
-    return {name: _index(x, i) if isinstance(x, dict) else x[i] for name, x in tree.items()}
+def least_flops(cfg, sources, targets, beam) -> int:
+    """The matrix products that any cached search makes: a source token's once, a target token's for each beam."""
+    width, mlp = cfg.d_model, 2 * cfg.d_model * cfg.ff_width
+    source = cfg.encoder_layers * (4 * width**2 + mlp) + cfg.n_layers * 2 * width**2
+    target = cfg.n_layers * (6 * width**2 + mlp) + width * cfg.vocab_size
+    return 2 * (source * sum(map(len, sources)) + target * beam * sum(map(len, targets)))
 
 
 def theirs(model, sources, end, beam, batch, alpha):
@@ -121,17 +127,20 @@ def main() -> None:
         ),
         "transformers": lambda: theirs(torch_model, sources, end, args.beam, args.batch, 0.6),
     }
-    texts, seconds = {}, {name: [] for name in runs}
+    texts, tokens_of, seconds = {}, {}, {name: [] for name in runs}
     runs["jaxgpt"]()  # compiles
     for _ in range(args.rounds):
         for name, run in runs.items():
             begun = time.perf_counter()
             found = run()
             seconds[name].append(time.perf_counter() - begun)
+            tokens_of[name] = found
             texts[name] = [dataset.tokenizer.decode(t for t in row if t != end) for row in found]
     for name in runs:
         score, signature = bleu(texts[name], references)
         print(f"{name:12} {min(seconds[name]):7.1f} s (median {np.median(seconds[name]):.1f})  BLEU {score:.2f}")
+    floor = least_flops(model.config, sources, tokens_of["jaxgpt"], args.beam) / product_flops()
+    print(f"floor {floor:.1f} s, of which achieved {floor / np.median(seconds['jaxgpt']):.0%}")
     same = np.mean([a == b for a, b in zip(*texts.values(), strict=True)])
     print(f"transformers/jaxgpt {np.median(seconds['transformers']) / np.median(seconds['jaxgpt']):.2f}; {signature}")
     print(f"{same:.1%} of the translations are the same (penalties: length^0.6; (5 + length) / 6)")
