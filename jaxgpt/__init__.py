@@ -2,7 +2,7 @@
 
 Models are plain functions of `(params, inputs, config)`: see `jaxgpt.gpt`. What most programs need is at the top:
 `load` a trained model (and `save` it), `generate` or `stream` text from it, `translate` with it, `fill_mask` in a text,
-`embed_texts` as vectors, `classify_texts`.
+`embed_texts` as vectors, `classify_texts`; `pipeline` has the conventions of transformers.
 """
 
 import importlib
@@ -14,12 +14,24 @@ _HOMES = {
     "fill_mask": "filling",
     "generate": "generation",
     "load": "loading",
+    "pipeline": "pipelines",
     "save": "loading",
     "stream": "generation",
     "translate": "translation",
 }
 
-__all__ = ["Model", "classify_texts", "embed_texts", "fill_mask", "generate", "load", "save", "stream", "translate"]
+__all__ = [
+    "Model",
+    "classify_texts",
+    "embed_texts",
+    "fill_mask",
+    "generate",
+    "load",
+    "pipeline",
+    "save",
+    "stream",
+    "translate",
+]
 
 
 def __getattr__(name: str):

@@ -1,10 +1,11 @@
-"""The command line: python -m jaxgpt generate | fill-mask | translate | attention | export | compare ..."""
+"""The command line: python -m jaxgpt generate | chat | fill-mask | translate | attention | export | compare ..."""
 
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
-from typing import Literal
+from typing import Any, Literal
 
 import tyro
 
@@ -48,6 +49,63 @@ class Generate:
         for piece in pieces:
             print(piece, end="", flush=True)
         print()
+
+
+@dataclass(frozen=True)
+class Chat:
+    """Talk with a model. Ctrl-C stops an answer, at the prompt it ends the talk, as Ctrl-D does."""
+
+    model: str
+    """Folder of a checkpoint with a chat template, or repository of the hub."""
+    system: str | None = None
+    """What the model is told first."""
+    max_new_tokens: int | None = None
+    """Most tokens of an answer (None: as the checkpoint says, else 512)."""
+    temperature: float | None = None
+    """0 takes the likeliest token each time; None, here and below: as the checkpoint says."""
+    top_k: int | None = None
+    """Draw from this many likeliest tokens."""
+    top_p: float | None = None
+    """Draw from the fewest tokens whose probability reaches this."""
+    min_p: float | None = None
+    """Draw from tokens at least this share as likely as the likeliest."""
+    repetition_penalty: float | None = None
+    """Above 1: make tokens that are there already less likely."""
+    seed: int = 0
+    """Of the draws."""
+
+    def run(self) -> None:
+        import jaxgpt
+        from jaxgpt.chat import Chat
+
+        options = {name: value for name, value in vars(self).items() if name != "model" and value is not None}
+        if self.temperature is not None:
+            options["do_sample"] = self.temperature > 0
+        chat = Chat(jaxgpt.load(self.model), **options)
+        typed = sys.stdin.isatty()
+        if typed:
+            with suppress(ImportError):  # on Windows
+                import readline  # noqa: F401 (lines that can be edited, and earlier ones)
+        while True:
+            try:
+                text = input("> " if typed else "")
+            except (EOFError, KeyboardInterrupt):
+                return print() if typed else None
+            if text.strip():
+                self._answer(chat, text)
+
+    def _answer(self, chat: Any, text: str) -> None:
+        try:
+            answer = chat.ask(text)
+            if answer.forgotten:
+                print(f"({answer.forgotten} oldest messages left out: no room for them)", file=sys.stderr)
+            for piece in answer.pieces:
+                print(piece, end="", flush=True)
+            print()
+        except ValueError as error:
+            print(f"error: {error}", file=sys.stderr)
+        except KeyboardInterrupt:
+            print(" (stopped)")
 
 
 @dataclass(frozen=True)
@@ -222,6 +280,7 @@ def main() -> None:
     command = tyro.extras.subcommand_cli_from_dict(
         {
             "generate": Generate,
+            "chat": Chat,
             "fill-mask": FillMask,
             "translate": Translate,
             "attention": Attention,

@@ -41,7 +41,8 @@ def generate(
 ) -> str | list:
     """The text that follows each prompt: a str for a str, a list for a list; with num_samples, a list of them each.
 
-    Ends after max_new_tokens, at the tokenizer's end_of_text, or before the first of the `stop` strings.
+    Ends after max_new_tokens, at any of the model's end tokens, or before the first of the `stop` strings; no banned
+    token is chosen: see `GenerationDefaults`, of which nothing else acts here.
     The numbers are those of `Sampler`. seed, prompt and sample decide a text, not the prompts beside it (in float32:
     what a lower precision rounds depends on the batch). A prompt is framed as the tokenizer says (<s> prompt, Llama's);
     where nothing is added an empty one starts from `Tokenizer.start`.
@@ -51,8 +52,8 @@ def generate(
     sampler = Sampler(temperature, top_k, top_p, min_p, repetition_penalty)
     many = [prompts] if isinstance(prompts, str) else list(prompts)
     copies = 1 if num_samples is None else num_samples
-    pieces = list(_pieces(model, many, max_new_tokens, sampler, stop, seed, copies, CHUNK))
-    texts = ["".join(row) for row in zip(*pieces, strict=True)]
+    found = _pieces(model, many, max_new_tokens, sampler, stop, seed, copies)
+    texts = ["".join(row) for row in zip(*found, strict=True)]
     if num_samples is not None:
         texts = [texts[i : i + copies] for i in range(0, len(texts), copies)]
     return texts[0] if isinstance(prompts, str) else texts
@@ -76,8 +77,69 @@ def stream(
     No piece ends within a character; what may be the beginning of a stop string is held back.
     """
     sampler = Sampler(temperature, top_k, top_p, min_p, repetition_penalty)
-    pieces = _pieces(model, [prompt], max_new_tokens, sampler, stop, seed, 1, WATCHED_CHUNK)
-    return (piece for (piece,) in pieces if piece)
+    found = _pieces(model, [prompt], max_new_tokens, sampler, stop, seed, 1, WATCHED_CHUNK)
+    return (piece for (piece,) in found if piece)
+
+
+def pieces(
+    model: Model,
+    prompts: Sequence[Sequence[int]],
+    keys: Key[Array, "rows"],
+    *,
+    max_new_tokens: int,
+    sampler: Sampler = GREEDY,
+    stop: Sequence[str] = (),
+    end_tokens: Iterable[int] | None = None,
+    num_samples: int = 1,
+    chunk: int = CHUNK,
+    alone: bool = False,
+) -> Iterator[list[str]]:
+    """The next piece of each row's text, again and again; prompts are tokens, as the model is to read them.
+
+    keys: one a row, as of `row_keys`. end_tokens: None for the model's own. chunk: most tokens a piece.
+    alone: the new tokens are decoded by themselves, without special ones, and a text goes on to the end of the token
+    that completes a stop string, as in transformers; otherwise a text goes on from its prompt, and ends before it.
+    Raises ValueError, here and not at the first piece, for what can't be used.
+    """
+    cfg, tokenizer = model.config, model.tokenizer
+    if "" in stop:
+        raise ValueError("stop: found '', expected strings of at least one character")
+    ends = frozenset(model.generation.end_tokens if end_tokens is None else end_tokens)
+    unsaid = frozenset(tokenizer.special_tokens.values()) if alone else ends
+    _check(prompts, cfg, max_new_tokens, num_samples, ends)
+    texts = [_Text(tokenizer, [] if alone else row, stop, alone) for row in prompts for _ in range(num_samples)]
+    stopped = np.zeros(len(texts), bool)
+    chunks = _chunks(
+        model.decode_params, prompts, cfg, max_new_tokens, sampler, ends, keys, num_samples,
+        frozenset(tokenizer.ids).difference(model.generation.banned_tokens),
+        min(chunk, WATCHED_CHUNK) if stop else chunk, stopped,
+    )  # fmt: skip
+
+    def found():
+        for tokens, _ in chunks:
+            yield [text.extend(t for t in new if t not in unsaid) for text, new in zip(texts, tokens, strict=True)]
+            stopped[:] = [text.stopped for text in texts]
+        yield [text.finish() for text in texts]
+
+    return found()
+
+
+def row_keys(key: Key[Array, ""], prompts: Sequence[Sequence[int]], num_samples: int = 1) -> Key[Array, "rows"]:
+    """A row's key comes from its prompt, and from how often the same one stands above it: not from its neighbours."""
+    names, times = [], {}
+    for prompt in (prompt for prompt in prompts for _ in range(num_samples)):
+        name = zlib.crc32(np.array(prompt, np.int64).tobytes())
+        names.append((name, times.get(name, 0)))
+        times[name] = names[-1][1] + 1
+    prompt, copy = np.array(names, np.uint32).reshape(-1, 2).T
+    fold = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
+    return jax.vmap(jax.random.fold_in)(fold(key, prompt), copy)
+
+
+def random_key(seed: int) -> Key[Array, ""]:
+    """The key of a seed. Raises ValueError for one of more bits than JAX would read."""
+    require(0 <= seed < 2**32, "seed", seed, "an integer from 0, below 2**32")
+    return jax.random.key(seed)
 
 
 def generate_tokens(
@@ -111,7 +173,8 @@ def generate_tokens(
     key = jax.random.key(0) if key is None else key
     rows = len(prompts) * num_samples
     chunks = _chunks(
-        prepare(params, cfg.dtype), prompts, cfg, max_new_tokens, sampler, end_tokens, key, num_samples,
+        prepare(params, cfg.dtype), prompts, cfg, max_new_tokens, sampler, end_tokens,
+        row_keys(key, prompts, num_samples), num_samples,
         range(cfg.vocab_size) if ids is None else ids, CHUNK, np.zeros(rows, bool),
     )  # fmt: skip
     tokens, scores = [[] for _ in range(rows)], [[] for _ in range(rows)]
@@ -136,7 +199,7 @@ def _chunks(
     max_new_tokens: int,
     sampler: Sampler,
     end_tokens: Iterable[int],
-    key: Key[Array, ""],
+    keys: Key[Array, "rows"],
     num_samples: int,
     ids: Iterable[int],
     chunk: int,
@@ -161,7 +224,7 @@ def _chunks(
 
     logits, cache = prefill(params, _right(prompts, used), lengths[::num_samples], cfg, slots, num_samples)
     ended = jnp.zeros(len(texts), bool)
-    rows = Rows(jnp.full(len(texts), -1), ended, _row_keys(key, texts), jnp.zeros(len(texts), int), seen)
+    rows = Rows(jnp.full(len(texts), -1), ended, keys, jnp.zeros(len(texts), int), seen)
     rows, logprob = choose_first(rows, logits, settings, ends, known)
     tokens, logprobs, made = rows.token[:, None], logprob[:, None], 1
     while True:
@@ -207,18 +270,6 @@ def _right(texts: Sequence[Sequence[int]], width: int) -> np.ndarray:
     return out
 
 
-def _row_keys(key: Key[Array, ""], texts: list[list[int]]) -> Key[Array, "batch"]:
-    """A row's key comes from its prompt, and from how often the same one stands above it: not from its neighbours."""
-    names, times = [], {}
-    for text in texts:
-        name = zlib.crc32(np.array(text, np.int64).tobytes())
-        names.append((name, times.get(name, 0)))
-        times[name] = names[-1][1] + 1
-    prompt, copy = np.array(names, np.uint32).T
-    fold = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
-    return jax.vmap(jax.random.fold_in)(fold(key, prompt), copy)
-
-
 def _pieces(
     model: Model,
     prompts: list[str],
@@ -227,39 +278,28 @@ def _pieces(
     stop: str | Sequence[str] | None,
     seed: int,
     num_samples: int,
-    chunk: int,
+    chunk: int = CHUNK,
 ) -> Iterator[list[str]]:
-    """Each row's next piece of text, again and again. What can't be used is refused here, not at the first piece."""
-    cfg, tokenizer = model.config, model.tokenizer
-    stops = [] if stop is None else [stop] if isinstance(stop, str) else list(stop)
-    if "" in stops:
-        raise ValueError("stop: found '', expected strings of at least one character")
-    require(0 <= seed < 2**32, "seed", seed, "an integer from 0, below 2**32")  # JAX would drop the other bits
-    ends = () if tokenizer.end_of_text is None else (tokenizer.end_of_text,)
+    """`pieces` of prompts that are texts."""
+    tokenizer = model.tokenizer
+    stops = () if stop is None else (stop,) if isinstance(stop, str) else tuple(stop)
+    key = random_key(seed)
     ids = [tokenizer.frame(tokenizer.encode(prompt)) or tokenizer.start for prompt in prompts]
-    _check(ids, cfg, max_new_tokens, num_samples, ends)
-    texts = [_Text(tokenizer, prompt, stops) for prompt in ids for _ in range(num_samples)]
-    stopped = np.zeros(len(texts), bool)
-    chunks = _chunks(
-        model.decode_params, ids, cfg, max_new_tokens, sampler, ends, jax.random.key(seed), num_samples,
-        tokenizer.ids, min(chunk, WATCHED_CHUNK) if stops else chunk, stopped,
+    return pieces(
+        model, ids, row_keys(key, ids, num_samples), max_new_tokens=max_new_tokens, sampler=sampler, stop=stops,
+        num_samples=num_samples, chunk=chunk,
     )  # fmt: skip
-
-    def pieces():
-        for tokens, _ in chunks:
-            yield [text.extend(t for t in new if t not in ends) for text, new in zip(texts, tokens, strict=True)]
-            stopped[:] = [text.stopped for text in texts]
-        yield [text.finish() for text in texts]
-
-    return pieces()
 
 
 class _Text:
-    """A row's text as its tokens come, cut before the stop string that is complete first (of two, the longer)."""
+    """A row's text as its tokens come, cut before the stop string that is complete first (of two, the longer).
 
-    def __init__(self, tokenizer: Tokenizer, prompt: list[int], stops: list[str]):
+    through: cut only after the token that completes it.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int], stops: Sequence[str], through: bool = False):
         self.stopped = False
-        self._stops, self._held = stops, ""
+        self._stops, self._through, self._held = stops, through, ""
         self._decoder = StreamingDecoder(tokenizer)
         primer = prompt[-PRIMER:]
         shown = sum(len(self._decoder.push(token)) for token in primer)
@@ -281,7 +321,7 @@ class _Text:
         found = [(at + len(stop), at) for stop in self._stops if (at := text.find(stop)) >= 0]
         if found:
             self.stopped = True
-            return text[: min(found)[1]]
+            return text + self._decoder.flush() if self._through else text[: min(found)[1]]
         begun = [n for stop in self._stops for n in range(1, len(stop)) if text.endswith(stop[:n])]
         certain = len(text) - max(begun, default=0)
         self._held = text[certain:]

@@ -27,9 +27,9 @@ class GenerationDefaults:
     """Most tokens of a text, its prompt not counted (None: the caller says)."""
     max_length: int | None = None
     """Most tokens of a text, its prompt (or start token) counted, where max_new_tokens is None."""
-    do_sample: bool = False
-    """Draw tokens; otherwise the likeliest is taken."""
-    temperature: float = 1.0
+    do_sample: bool | None = None
+    """Draw tokens, or take the likeliest (None: the caller says)."""
+    temperature: float | None = None
     """Divides the logits where tokens are drawn; as the next three, a number of `Sampler`."""
     top_k: int | None = None
     top_p: float | None = None

@@ -35,6 +35,7 @@ ROWS = [
     ["comparison"],
     ["finetuning"],
     ["pipelines"],
+    ["chat"],
     ["__main__"],
 ]
 ROW = {name: i for i, row in enumerate(ROWS) for name in row}

@@ -53,7 +53,7 @@ def naive(params, prompt, cfg, new, sampler=DRAWN):
     """
     context, dropped = cfg.context_length, cfg.context_length - cfg.context_length // 2
     text, logprobs = list(prompt), []
-    row_key = generation._row_keys(jax.random.key(0), [text])[0]
+    row_key = generation.row_keys(jax.random.key(0), [text])[0]
     for count in range(new):
         start = 0 if len(text) <= context else dropped * -(-(len(text) - context) // dropped)
         padded = np.array([(text[start:] + [0] * context)[:context]])
@@ -135,7 +135,7 @@ def first_state(params, prompts, ends, slots=19):
     rows = decoding.Rows(
         jnp.full(len(prompts), -1),
         jnp.zeros(len(prompts), bool),
-        generation._row_keys(jax.random.key(0), prompts),
+        generation.row_keys(jax.random.key(0), prompts),
         jnp.zeros(len(prompts), int),
         None,
     )

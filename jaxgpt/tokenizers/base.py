@@ -125,17 +125,25 @@ class Tokenizer(ABC):
             ids += [special_tokens[part]] if i % 2 else self.encode(part)
         return ids
 
-    def encode_chat(self, messages: Messages, *, add_generation_prompt: bool = True) -> list[int]:
+    def encode_chat(
+        self, messages: Messages, *, add_generation_prompt: bool = True, continue_final_message: bool = False
+    ) -> list[int]:
         """The ids of a conversation, as the chat template writes it; nothing is to be framed again.
 
         messages: each {"role": str, "content": str}. add_generation_prompt: whether an answer is to follow.
+        continue_final_message: whether the last message is to go on; then there is no answer that could follow.
         The ids are those of transformers' apply_chat_template, but that what looks like a special token in a message
         is text (see ChatTemplate.parts for the rule).
         Raises ValueError as ChatTemplate.render does, and for a tokenizer without a template.
         """
         template = self.chat_template
         require(template is not None, "tokenizer", self.kind, "one with a chat template")
-        parts = template.parts(messages, self.special_tokens, add_generation_prompt=add_generation_prompt)
+        parts = template.parts(
+            messages,
+            self.special_tokens,
+            add_generation_prompt=add_generation_prompt and not continue_final_message,
+            continue_final_message=continue_final_message,
+        )
         return self.encode_parts(parts)
 
     def frame(self, ids: Sequence[int], pair: Sequence[int] | None = None) -> list[int]:

@@ -4,6 +4,7 @@ import functools
 import json
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
+from itertools import islice
 from typing import Any
 
 from jaxgpt.checks import require
@@ -38,8 +39,18 @@ class ChatTemplate:
         check(messages)
         return self._render([dict(message) for message in messages], add_generation_prompt)
 
-    def parts(self, messages: Messages, special: Collection[str], *, add_generation_prompt: bool = False) -> list[str]:
+    def parts(
+        self,
+        messages: Messages,
+        special: Collection[str],
+        *,
+        add_generation_prompt: bool = False,
+        continue_final_message: bool = False,
+    ) -> list[str]:
         """The same text, cut at the special tokens that the template wrote: text and tokens by turns, text first.
+
+        continue_final_message: whether the text ends with the last message, for the model to go on with it; a template
+        that takes white space off a message takes it off there too.
 
         What looks like a special token in a message is text: while the template runs it holds a private-use character
         that no message has, which is taken out of the result. Three things follow. A template that compares a
@@ -49,9 +60,16 @@ class ChatTemplate:
         """
         check(messages)
         said = "".join(text for message in messages for text in message.values())
-        mark = next(c for c in map(chr, range(0xE000, 0xF900)) if c not in said)
+        mark, end = islice((c for c in map(chr, range(0xE000, 0xF900)) if c not in said), 2)
         spoilt = [{key: spoil(text, special, mark) for key, text in message.items()} for message in messages]
-        return [part.replace(mark, "") for part in split(self._render(spoilt, add_generation_prompt), special)]
+        if continue_final_message:
+            spoilt[-1]["content"] += end + " "
+        text = self._render(spoilt, add_generation_prompt)
+        if continue_final_message:
+            require(end in text, "chat_template", "no last message in what it writes", "one, to go on with it")
+            text, _, after = text.rpartition(end)
+            text = text if after.startswith(" ") else text.rstrip()
+        return [part.replace(mark, "") for part in split(text, special)]
 
     def _render(self, messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
         variables = {"messages": messages, "tools": None, "documents": None} | self.tokens
