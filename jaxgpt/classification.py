@@ -12,10 +12,8 @@ from jaxgpt import bert
 from jaxgpt.checks import require
 from jaxgpt.config import ModelConfig
 from jaxgpt.model import Model
-from jaxgpt.rows import batches, cut
-from jaxgpt.tokenizers import Tokenizer
+from jaxgpt.rows import Text, batches, framed
 
-Text = str | tuple[str, str]
 Scores = Literal["softmax", "sigmoid", "none"]
 
 
@@ -24,14 +22,14 @@ def classify_texts(
     texts: Text | Sequence[Text],
     *,
     scores: Scores | None = None,
-    truncate: bool = False,
+    max_tokens: int | None = None,
     batch_size: int = 64,
 ) -> Float[np.ndarray, "*texts classes"]:
     """The float32 probability of each class, in the order of settings.labels, for a text; of several, a row for each.
 
     texts: of a pair of texts, which entails which say, a tuple.
     scores: what becomes of the logits; none leaves them (None: softmax, but sigmoid where there is one class).
-    truncate: cut a text that is longer than context_length, of a pair the longer.
+    max_tokens: where a text is cut, of a pair the longer (None: one over context_length is refused).
     batch_size: texts read at once, those of like length together; in float32 no result depends on it.
     Raises ValueError, before any work, for a model that classifies no texts, and for a text that is too long.
     Source: Devlin et al. 2019, section 4.1.
@@ -42,7 +40,7 @@ def classify_texts(
     require(scores in (None, "softmax", "sigmoid", "none"), "scores", scores, "softmax, sigmoid or none")
     require(batch_size >= 1, "batch_size", batch_size, "a positive integer")
     alone = isinstance(texts, str | tuple)
-    rows, segments = _rows(model.tokenizer, [texts] if alone else texts, cfg, truncate)
+    rows, segments = framed(model.tokenizer, [texts] if alone else texts, cfg.context_length, max_tokens)
 
     scores = scores or ("sigmoid" if cfg.n_classes == 1 else "softmax")
     found = np.zeros((len(rows), cfg.n_classes), np.float32)
@@ -51,30 +49,6 @@ def classify_texts(
         which[real] = np.concatenate([segments[i] for i in chosen])
         found[chosen] = _classify(model.params, tokens, real, which, cfg, scores)[: len(chosen)]
     return found[0] if alone else found
-
-
-def _rows(
-    tokenizer: Tokenizer, texts: Sequence[Text], cfg: ModelConfig, truncate: bool
-) -> tuple[list[list[int]], list[list[int]]]:
-    """Each text's ids, framed, and their segments."""
-    pairs = [(text, None) if isinstance(text, str) else text for text in texts]
-    ids = iter(tokenizer.encode_batch([text for pair in pairs for text in pair if text is not None]))
-    rows, segments = [], []
-    for i, (_, second) in enumerate(pairs):
-        parts = next(ids), None if second is None else next(ids)
-        added = len(tokenizer.frame([], None if second is None else []))
-        if truncate:
-            parts = cut(*parts, cfg.context_length - added)
-        row = tokenizer.frame(*parts)
-        require(len(row) > 0, f"text {i}", "no tokens", "at least one")
-        if len(row) > cfg.context_length:
-            raise ValueError(
-                f"text {i}: found {len(row)} tokens, expected at most {cfg.context_length}, "
-                f"{added} that begin and end it among them (or truncate)"
-            )
-        rows.append(row)
-        segments.append(tokenizer.segments(*parts))
-    return rows, segments
 
 
 @functools.partial(jax.jit, static_argnames=("cfg", "scores"))

@@ -8,6 +8,9 @@ from jaxtyping import Bool, Int
 from jaxgpt.checks import require
 from jaxgpt.tokenizers import Tokenizer
 
+Text = str | tuple[str, str]
+"""One text, or a pair that is read together."""
+
 
 def mask_name(tokenizer: Tokenizer) -> str:
     """What a blank is called in a text: [MASK], say. Raises ValueError for a tokenizer without such a token."""
@@ -15,19 +18,39 @@ def mask_name(tokenizer: Tokenizer) -> str:
     return next(name for name, token in tokenizer.special_tokens.items() if token == tokenizer.mask)
 
 
-def cut(first: Sequence[int], second: Sequence[int] | None, room: int) -> tuple[Sequence[int], Sequence[int] | None]:
-    """A text of at most `room` tokens, or two that have so many together: the longer loses its end until they have.
+def framed(
+    tokenizer: Tokenizer, texts: Sequence[Text], context_length: int, max_tokens: int | None = None
+) -> tuple[list[list[int]], list[list[int]]]:
+    """The ids of each text, or pair of texts, as the tokenizer frames it; and the segment of each id.
 
-    As truncation=True in transformers.
+    max_tokens: a text, its frame included, is cut to so many; of a pair the longer is, as by truncation=True in
+    transformers. Raises ValueError for a text of no tokens, or of more than context_length.
     """
+    pairs = [(text, None) if isinstance(text, str) else text for text in texts]
+    ids = iter(tokenizer.encode_batch([text for pair in pairs for text in pair if text is not None]))
+    rows, segments = [], []
+    for i, (_, second) in enumerate(pairs):
+        parts = next(ids), None if second is None else next(ids)
+        added = len(tokenizer.frame([], None if second is None else []))
+        if max_tokens is not None:
+            parts = cut(*parts, max(0, min(max_tokens, context_length) - added))
+        row = tokenizer.frame(*parts)
+        require(len(row) > 0, f"text {i}", "no tokens", "at least one")
+        expected = f"at most {context_length}, {added} that begin and end it among them"
+        if len(row) > context_length:
+            raise ValueError(f"text {i}: found {len(row)} tokens, expected {expected}")
+        rows.append(row)
+        segments.append(tokenizer.segments(*parts))
+    return rows, segments
+
+
+def cut(first: list[int], second: list[int] | None, room: int) -> tuple[list[int], list[int] | None]:
+    """A text of at most `room` tokens, or two that have so many together: the longer loses its end until they have."""
     if second is None or len(first) + len(second) <= room:
         return first[:room], second
     shorter = min(len(first), len(second), room // 2)
-    return (
-        (first[:shorter], second[: room - shorter])
-        if len(first) <= len(second)
-        else (first[: room - shorter], second[:shorter])
-    )
+    longer = room - shorter
+    return (first[:shorter], second[:longer]) if len(first) <= len(second) else (first[:longer], second[:shorter])
 
 
 def batches(

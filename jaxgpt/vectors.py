@@ -12,7 +12,7 @@ from jaxgpt import bert
 from jaxgpt.checks import require
 from jaxgpt.config import ModelConfig
 from jaxgpt.model import Model
-from jaxgpt.rows import batches
+from jaxgpt.rows import batches, framed
 
 
 def embed_texts(
@@ -33,21 +33,40 @@ def embed_texts(
     Raises ValueError, before any work, for a model that is no encoder.
     Source: Reimers and Gurevych 2019, "Sentence-BERT", section 3.
     """
-    cfg, settings, tokenizer = model.config, model.settings, model.tokenizer
+    cfg, settings = model.config, model.settings
     require(cfg.architecture == "encoder", "model.architecture", cfg.architecture, "encoder, to make vectors")
     require(batch_size >= 1, "batch_size", batch_size, "a positive integer")
     longest = min(settings.max_tokens or cfg.context_length, cfg.context_length)
-    room = longest - len(tokenizer.frame([]))
-    rows = [tokenizer.frame(ids[:room]) for ids in tokenizer.encode_batch([texts] if isinstance(texts, str) else texts)]
-    for i, row in enumerate(rows):
-        require(len(row) > 0, f"text {i}", "no tokens", "at least one")
-
+    rows, _ = framed(model.tokenizer, [texts] if isinstance(texts, str) else texts, cfg.context_length, longest)
     pooling = pooling or settings.pooling or "mean"
     normalize = settings.normalize if normalize is None else normalize
     found = np.zeros((len(rows), cfg.d_model), np.float32)
     for chosen, tokens, real in batches(rows, longest, batch_size):
         found[chosen] = _vectors(model.params, tokens, real, cfg, pooling, normalize)[: len(chosen)]
     return found[0] if isinstance(texts, str) else found
+
+
+def token_states(
+    model: Model, texts: Sequence[str], *, max_tokens: int | None = None, batch_size: int = 64
+) -> list[Float[np.ndarray, "tokens d_model"]]:
+    """The float32 state of each token of each text, those that begin and end it among them.
+
+    max_tokens: where a text is cut, at most context_length (None: one that is longer is refused).
+    batch_size: as of `embed_texts`. Raises ValueError, before any work, for a model that is no encoder.
+    """
+    cfg = model.config
+    require(cfg.architecture == "encoder", "model.architecture", cfg.architecture, "encoder, to read states of")
+    require(batch_size >= 1, "batch_size", batch_size, "a positive integer")
+    rows, _ = framed(model.tokenizer, texts, cfg.context_length, max_tokens)
+    found: list = [None] * len(rows)
+    for chosen, tokens, real in batches(rows, cfg.context_length, batch_size):
+        states = np.asarray(_states(model.params, tokens, real, cfg), np.float32)
+        for i, row in zip(chosen, states, strict=False):
+            found[i] = row[: len(rows[i])]
+    return found
+
+
+_states = jax.jit(lambda params, tokens, mask, cfg: bert.encode(params, tokens, cfg, mask=mask), static_argnames="cfg")
 
 
 @functools.partial(jax.jit, static_argnames=("cfg", "pooling", "normalize"))
