@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import numpy as np
@@ -37,7 +37,8 @@ def classify_texts(
     cfg = model.config
     require(cfg.architecture == "encoder", "model.architecture", cfg.architecture, "encoder, to classify")
     require(cfg.head == "sequence", "model.head", cfg.head, "sequence, to classify texts")
-    require(scores in (None, "softmax", "sigmoid", "none"), "scores", scores, "softmax, sigmoid or none")
+    known = get_args(Scores)
+    require(scores is None or scores in known, "scores", scores, f"one of {', '.join(known)}")
     require(batch_size >= 1, "batch_size", batch_size, "a positive integer")
     alone = isinstance(texts, str | tuple)
     rows, segments = framed(model.tokenizer, [texts] if alone else texts, cfg.context_length, max_tokens)

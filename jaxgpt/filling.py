@@ -48,11 +48,12 @@ def fill_mask(
     cfg, tokenizer = model.config, model.tokenizer
     require(cfg.architecture == "encoder", "model.architecture", cfg.architecture, "encoder, to fill in tokens")
     require(cfg.head in ("lm", "pretraining"), "model.head", cfg.head, "lm or pretraining, to fill in tokens")
+    all_ids = set(tokenizer.ids)
+    ids = all_ids if among is None else set(among)
+    require(ids <= all_ids, "among", among, "ids of tokens")
     known, listed = np.zeros((2, cfg.vocab_size), bool)
-    known[list(tokenizer.ids)] = True
-    listed[list(tokenizer.ids if among is None else among)] = True
-    require((known >= listed).all(), "among", among, "ids of tokens")
-    n_tokens = int(listed.sum())
+    known[list(all_ids)], listed[list(ids)] = True, True
+    n_tokens = len(ids)
     require(1 <= top_k <= n_tokens, "top_k", top_k, f"1 to {n_tokens}, the number of tokens")
     rows = _rows(tokenizer, [texts] if isinstance(texts, str) else list(texts), cfg)
 

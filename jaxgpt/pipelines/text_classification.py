@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from jaxgpt.checks import check_names, check_types, require
-from jaxgpt.classification import classify_texts
+from jaxgpt.classification import Scores, classify_texts
 from jaxgpt.model import Model
 
 Input = str | Mapping[str, str]
@@ -31,6 +31,9 @@ class Options:
     def __post_init__(self):
         check_types(self)
         require(self.top_k is None or self.top_k >= 1, "top_k", self.top_k, "a positive integer or None")
+        name = self.function_to_apply
+        known = name is None or name.lower() in get_args(Scores)
+        require(known, "function_to_apply", name, f"one of {', '.join(get_args(Scores))}")
         require(self.truncation or self.max_length is None, "max_length", self.max_length, "None without truncation")
 
 

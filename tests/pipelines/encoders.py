@@ -30,7 +30,9 @@ def make(name: str, folder: Path, **fields):
             parameter.normal_(1.0 if parameter.ndim == 1 else 0.0, 0.5)
     model.save_pretrained(folder)
     TOKENIZER.save(folder)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, model_max_length=model.config.max_position_embeddings)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(
+        folder, model_max_length=model.config.max_position_embeddings
+    )
     return lambda task, **options: transformers.pipeline(
         task, model=model, tokenizer=tokenizer, device="cpu", **options
     )

@@ -44,7 +44,9 @@ def test_texts_are_cut_where_it_is_asked_for(both, inputs):
     ours, theirs = both
     for length in (29, 12):
         same(ours(inputs, truncation=True, max_length=length), theirs(inputs, truncation=True, max_length=length))
-    with pytest.raises(ValueError, match="text 0: found .* tokens, expected at most 29, . that begin and end it among"):
+    with pytest.raises(
+        ValueError, match=r"text 0: found .* tokens, expected at most 29, . that begin and end it among"
+    ):
         ours(inputs)
 
 
@@ -56,9 +58,9 @@ def test_one_class_is_a_sigmoid_without_a_name(tmp_path):
 
 def test_what_can_not_be_used_is_refused(both, tmp_path):
     ours, _ = both
-    with pytest.raises(ValueError, match="inputs: found .*'second'.*, expected a text, or"):
+    with pytest.raises(ValueError, match=r"inputs: found .*'second'.*, expected a text, or"):
         ours({"text": "a", "second": "b"})
-    with pytest.raises(ValueError, match="scores: found 'exp', expected softmax, sigmoid or none"):
+    with pytest.raises(ValueError, match="function_to_apply: found 'exp', expected one of softmax, sigmoid, none"):
         ours("a", function_to_apply="exp")
     with pytest.raises(ValueError, match="max_length: found 12, expected None without truncation"):
         ours("a", max_length=12)
