@@ -81,12 +81,13 @@ def make(kind: str, folder):
         config.task_specific_params = PREFIXES
         model = transformers.T5ForConditionalGeneration(config)
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    torch.manual_seed(9 if kind == "marian" else 7)
+    seed, std = {"marian": (3, 0.4), "t5": (7, 0.8)}[kind]
+    torch.manual_seed(seed)
     with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(1.0 if parameter.ndim == 1 else 0.0, 0.8)
+        for parameter in filter(lambda one: one.requires_grad, model.parameters()):  # all but Marian's sines
+            parameter.normal_(1.0 if parameter.ndim == 1 else 0.0, std)
         if kind == "marian":
-            model.final_logits_bias.normal_(0.0, 0.8)
+            model.final_logits_bias.normal_(0.0, std)
             model.final_logits_bias[:, 0] += 4
     model.save_pretrained(folder)
     return model.eval(), tokenizer
