@@ -18,7 +18,7 @@ def both(request, tmp_path_factory):
     return pipeline("text-classification", model=folder), peer("text-classification")
 
 
-TEXTS = ["the cat sat on the mat .", "a dog", "", "the quick brown fox jumps over the lazy dog ."]
+TEXTS = ["the cat sat on the mat .", ""]
 PAIRS = [{"text": "the cat sat", "text_pair": "a dog sat on the mat"}, {"text": "a dog", "text_pair": "a fox"}]
 
 
