@@ -1,14 +1,16 @@
 """Language models as pure JAX functions.
 
 Models are plain functions of `(params, inputs, config)`: see `jaxgpt.gpt`. What most programs need is at the top:
-`load` a trained model (and `save` it), `generate` or `stream` text from it, `translate` with it,
-`fill_mask` in a text; `pipeline` has the conventions of transformers.
+`load` a trained model (and `save` it), `generate` or `stream` text from it, `translate` with it, `fill_mask` in a text,
+`embed_texts` as vectors, `classify_texts`; `pipeline` has the conventions of transformers.
 """
 
 import importlib
 
 _HOMES = {
     "Model": "model",
+    "classify_texts": "classification",
+    "embed_texts": "vectors",
     "fill_mask": "filling",
     "generate": "generation",
     "load": "loading",
@@ -18,7 +20,18 @@ _HOMES = {
     "translate": "translation",
 }
 
-__all__ = ["Model", "fill_mask", "generate", "load", "pipeline", "save", "stream", "translate"]
+__all__ = [
+    "Model",
+    "classify_texts",
+    "embed_texts",
+    "fill_mask",
+    "generate",
+    "load",
+    "pipeline",
+    "save",
+    "stream",
+    "translate",
+]
 
 
 def __getattr__(name: str):

@@ -145,12 +145,13 @@ def advance(
     enough: Int[Array, ""],
     cfg: ModelConfig,
     early_stopping: EarlyStopping = "never",
+    fewest: Int[Array, ""] | int = 0,
 ) -> Search:
     """Go on until `enough` rows are done, or the ring is full.
 
     From the start token (not among the tokens) on, a hypothesis ends with `end` or with its row's limit of tokens; all
     that ended compete by log-probability / length_penalty. alpha: at least 0; 0 compares probabilities, 1 those of a
-    token (nearly, but at offset 0). known: the ids that may be chosen.
+    token (nearly, but at offset 0). known: the ids that may be chosen. fewest: tokens before an end.
     early_stopping: when a row is done, as in transformers. "never": when no living hypothesis can beat the best that
     ended. False: when none is, at its present length, ahead of the last of `beams` that ended: fewer steps, and seldom
     another end. True: when `beams` have ended, too.
@@ -173,7 +174,9 @@ def advance(
         before = living.score - jax.nn.logsumexp(logits, -1)
 
         # Each beam offers one end at most: among twice as many as go on, enough do not end.
-        score, parent, token = _likeliest(jnp.where(known, logits, -jnp.inf), before, beams * min(2, logits.shape[-1]))
+        early = (age < fewest)[:, None, None] & (jnp.arange(logits.shape[-1]) == end)
+        possible = jnp.where(known & ~early, logits, -jnp.inf)
+        score, parent, token = _likeliest(possible, before, beams * min(2, logits.shape[-1]))
         here = jnp.arange(living.tokens.shape[2]) == age[:, None, None]
         tokens = jnp.where(here, token[..., None], _rows(living.tokens, parent))
         length = jnp.broadcast_to(age[:, None] + 1, token.shape)

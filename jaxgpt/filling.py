@@ -1,7 +1,7 @@
 """The likeliest tokens of blanks in a text, by an encoder that was trained to fill them in."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import jax
@@ -13,7 +13,7 @@ from jaxgpt import bert
 from jaxgpt.checks import require
 from jaxgpt.config import ModelConfig
 from jaxgpt.model import Model
-from jaxgpt.rows import mask_name, pad, power_of_two
+from jaxgpt.rows import batches, mask_name, power_of_two
 from jaxgpt.tokenizers import Tokenizer
 
 BATCH = 32  # texts at once, those of like length together
@@ -34,12 +34,13 @@ class Candidate:
 
 
 def fill_mask(
-    model: Model, texts: str | Sequence[str], *, top_k: int = 5
+    model: Model, texts: str | Sequence[str], *, top_k: int = 5, among: Collection[int] | None = None
 ) -> list[list[Candidate]] | list[list[list[Candidate]]]:
     """The top_k likeliest tokens of each blank of a text, the likeliest first; of several texts, a list of that.
 
     A blank is the tokenizer's mask token, [MASK] say; any other special token in a text is ordinary text. Blanks of
-    one text are filled in independently of each other.
+    one text are filled in independently of each other. among: the ids that may be listed (None: all); probabilities are
+    shares of all.
     Raises ValueError, before any work, for a text without a blank or longer than context_length, a model that was not
     made to fill in tokens, a tokenizer without a mask token, and a top_k that can't be used.
     Source: Devlin et al. 2019, section 3.1, task 1.
@@ -47,22 +48,22 @@ def fill_mask(
     cfg, tokenizer = model.config, model.tokenizer
     require(cfg.architecture == "encoder", "model.architecture", cfg.architecture, "encoder, to fill in tokens")
     require(cfg.head in ("lm", "pretraining"), "model.head", cfg.head, "lm or pretraining, to fill in tokens")
-    known = np.zeros(cfg.vocab_size, bool)
-    known[list(tokenizer.ids)] = True
-    n_tokens = len(tokenizer.ids)
+    all_ids = set(tokenizer.ids)
+    ids = all_ids if among is None else set(among)
+    require(ids <= all_ids, "among", among, "ids of tokens")
+    known, listed = np.zeros((2, cfg.vocab_size), bool)
+    known[list(all_ids)], listed[list(ids)] = True, True
+    n_tokens = len(ids)
     require(1 <= top_k <= n_tokens, "top_k", top_k, f"1 to {n_tokens}, the number of tokens")
     rows = _rows(tokenizer, [texts] if isinstance(texts, str) else list(texts), cfg)
 
     found: list[list[list[Candidate]]] = [[] for _ in rows]
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-    for start in range(0, len(order), BATCH):
-        chosen = order[start : start + BATCH]
-        tokens, real = pad([rows[i] for i in chosen], cfg.context_length)
+    for chosen, tokens, real in batches(rows, cfg.context_length, BATCH):
         blanks = np.argwhere(real & (tokens == tokenizer.mask))
         padded = np.zeros((power_of_two(len(blanks)), 2), np.int32)
         padded[: len(blanks)] = blanks
         scores, ids = (
-            np.asarray(x).tolist() for x in _likeliest(model.params, tokens, real, padded, known, cfg, top_k)
+            np.asarray(x).tolist() for x in _likeliest(model.params, tokens, real, padded, known, listed, cfg, top_k)
         )
         for (row, place), *best in zip(blanks.tolist(), scores, ids, strict=False):
             i = chosen[row]
@@ -89,16 +90,18 @@ def _likeliest(
     mask: Bool[Array, "batch time"],
     blanks: Int[Array, "blanks 2"],
     known: Bool[Array, "vocab"],
+    listed: Bool[Array, "vocab"],
     cfg: ModelConfig,
     top_k: int,
 ) -> tuple[Float[Array, "blanks top_k"], Int[Array, "blanks top_k"]]:
-    """The probabilities and ids of the likeliest known tokens at blanks, each a row and a place in it.
+    """The probabilities and ids of the likeliest listed tokens at blanks, each a row and a place in it.
 
     Logits are computed there only.
     """
     states = bert.encode(params, tokens, cfg, mask=mask)[blanks[:, 0], blanks[:, 1]]
     logits = bert.head(params, states[None], cfg)[0]
-    return tuple(jax.lax.top_k(jax.nn.softmax(jnp.where(known, logits, -jnp.inf)), top_k))
+    shares = jax.nn.softmax(jnp.where(known, logits, -jnp.inf))
+    return tuple(jax.lax.top_k(jnp.where(listed, shares, -1), top_k))
 
 
 def _candidate(tokenizer: Tokenizer, row: list[int], place: int, score: float, token: int) -> Candidate:

@@ -18,7 +18,7 @@ from jaxgpt.rows import mask_name, pad
 from jaxgpt.seq2seq import remember
 from jaxgpt.tokenizers import Tokenizer
 from jaxgpt.tokenizers.streaming import UNFINISHED
-from jaxgpt.translation import end_token, translate
+from jaxgpt.translation import source_rows, target_choices, translate
 
 _MOST_PARTS = 4  # tokens of a character, at most: it has four bytes
 
@@ -108,14 +108,14 @@ def attention_maps(model: Model, text: str, target: str | None = None) -> dict[s
         own = _weights(model.params, tokens, cfg, mask=mask).own
         return {"self": _map(tokenizer, own, row, row)}
 
-    end = end_token(tokenizer)
-    source = [*tokenizer.encode(text), end]
+    start = target_choices(model)["start"]
+    (source,) = source_rows(model, [text])
     tokens, mask = _padded("text", source, ", the end's among them", cfg)
     if target is None:
         # At most as long as the context, with the start token before it.
-        wanted = [end, *tokenizer.encode(translate(model, text, beam=1))][: cfg.context_length]
+        wanted = [start, *tokenizer.encode(translate(model, text, beam=1))][: cfg.context_length]
     else:
-        wanted = [end, *tokenizer.encode(target)]
+        wanted = [start, *tokenizer.encode(target)]
     targets, target_mask = _padded("target", wanted, ", the start's among them", cfg)
     found = _weights(model.params, tokens, cfg, mask=mask, target=targets, target_mask=target_mask)
     return {

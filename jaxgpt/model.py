@@ -8,6 +8,7 @@ import jax
 
 from jaxgpt import bert, gpt, seq2seq
 from jaxgpt import params as P
+from jaxgpt.beam import EarlyStopping
 from jaxgpt.checks import check_types
 from jaxgpt.config import ModelConfig
 from jaxgpt.tokenizers import Tokenizer
@@ -40,7 +41,7 @@ class GenerationDefaults:
     """Hypotheses that are kept."""
     length_penalty: float = 1.0
     """The power of a hypothesis' length that its log-probability is divided by."""
-    early_stopping: bool = False
+    early_stopping: EarlyStopping = False
     """As of `beam.advance`."""
 
     def __post_init__(self):
@@ -62,7 +63,7 @@ class Settings:
     normalize: bool = False
     """Whether that vector is divided by its length."""
     max_tokens: int | None = None
-    """Where a text is cut that becomes a vector (None: it must fit in context_length)."""
+    """Where a text is cut that becomes a vector, if not at context_length."""
     prefixes: tuple[tuple[str, str], ...] = ()
     """Pairs of a task and what a text for it begins with ("summarization", "summarize: ")."""
 

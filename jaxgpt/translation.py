@@ -4,6 +4,7 @@ import itertools
 import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,6 @@ from jaxgpt.decoding import CHUNK, Rows, decode_chunk, read_sources
 from jaxgpt.model import Model, prepare
 from jaxgpt.sampling import Sampler
 from jaxgpt.sharding import fetch
-from jaxgpt.tokenizers import Tokenizer
 
 NOBODY = -1  # owns a row of a search that waits for a source
 STEPS = 32  # that a search has room for at first: most translations are shorter, and attention reads all of the room
@@ -52,33 +52,45 @@ def translate(
     sampler = Sampler(temperature, top_k, top_p, min_p)
     require(0 <= seed < 2**32, "seed", seed, "an integer from 0, below 2**32")  # JAX would drop the other bits
     many = [texts] if isinstance(texts, str) else list(texts)
-    end = end_token(model.tokenizer)
-    sources = [[*model.tokenizer.encode(text.strip()), end] for text in many]  # as pairs are read
+    sources, choices = source_rows(model, many), target_choices(model)
     targets = translate_tokens(
         model.decode_params,
         sources,
         model.config,
-        start=end,
-        end=end,
+        **choices,
         beam=beam,
         length_penalty=length_penalty,
         length_offset=length_offset,
         early_stopping=early_stopping,
         max_new_tokens=max_new_tokens,
         sampler=sampler,
-        ids=model.tokenizer.ids,
         key=jax.random.key(seed),
         batch_size=batch_size,
     )
-    found = [model.tokenizer.decode(target[:-1] if target[-1:] == [end] else target) for target in targets]
+    end = [choices["end"]]
+    found = [model.tokenizer.decode(target[:-1] if target[-1:] == end else target) for target in targets]
     return found[0] if isinstance(texts, str) else found
 
 
-def end_token(tokenizer: Tokenizer) -> int:
-    """What ends a source and a target, and starts a target. Raises ValueError for a tokenizer without such a token."""
+def source_rows(model: Model, texts: Sequence[str]) -> list[list[int]]:
+    """Texts as the encoder reads them, as pairs are: without the white space around them, then the end-of-text token.
+
+    Marian's and T5's tokenizers frame a text so too. Raises ValueError for a tokenizer without such a token.
+    """
+    tokenizer = model.tokenizer
     expected = "one with an end-of-text token, such as bpe"
     require(tokenizer.end_of_text is not None, "tokenizer", tokenizer.kind, expected)
-    return tokenizer.end_of_text
+    return [[*ids, tokenizer.end_of_text] for ids in tokenizer.encode_batch([text.strip() for text in texts])]
+
+
+def target_choices(model: Model) -> dict[str, Any]:
+    """What a target starts and ends with, and the ids that may be chosen for it: arguments of `translate_tokens`."""
+    said = model.generation
+    expected = "one, such as the end-of-text token of bpe"
+    require(len(said.end_tokens) == 1, "generation.end_tokens", said.end_tokens, expected)
+    (end,) = said.end_tokens
+    ids = sorted(set(model.tokenizer.ids).difference(said.banned_tokens))
+    return {"start": end if said.start_token is None else said.start_token, "end": end, "ids": ids}
 
 
 def translate_tokens(
@@ -93,6 +105,7 @@ def translate_tokens(
     length_offset: float | int = 5.0,
     early_stopping: EarlyStopping = False,
     max_new_tokens: int | None = None,
+    fewest: int = 0,
     sampler: Sampler = Sampler(),  # noqa: B008
     ids: Iterable[int] | None = None,
     key: Key[Array, ""] | None = None,
@@ -101,10 +114,12 @@ def translate_tokens(
     """The target of each source (its end token included), up to and with `end` where it came to that.
 
     start: what every target begins with, not returned. ids: those that may be chosen (None: all below vocab_size).
+    fewest: tokens of a target before its end.
     The other arguments and errors are those of `translate`; key: of the draws (None: key(0)).
     """
     ids = list(range(cfg.vocab_size) if ids is None else ids)
     _check(sources, (start, end, *ids), cfg, beam, length_penalty, length_offset, max_new_tokens, sampler, batch_size)
+    require(fewest >= 0, "fewest", fewest, "an integer of at least 0")
     known = jnp.zeros(cfg.vocab_size, bool).at[np.array(ids, int)].set(True)
     key = jax.random.key(0) if key is None else key
     params = prepare(params, cfg.dtype)
@@ -112,14 +127,14 @@ def translate_tokens(
     batches = _batches(sources, cfg, max_new_tokens, batch_size)
     if beam > 1 and sources:
         penalty = float(length_penalty), float(length_offset)
-        for row, target in _search(params, batches, start, end, known, penalty, beam, cfg, early_stopping):
+        for row, target in _search(params, batches, start, end, known, penalty, beam, cfg, early_stopping, fewest):
             targets[row] = target
         return targets
     for rows, source, lengths, limits in batches:
         steps = _bucket(int(limits.max()), cfg)
         memory = read_sources(params, source, lengths, cfg)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.array([*rows, *[0] * (len(source) - len(rows))]))
-        tokens = _decode(params, memory, start, end, known, sampler, keys, cfg, steps)
+        tokens = _decode(params, memory, start, end, known, sampler, keys, cfg, steps, fewest)
         for row, target, limit in zip(rows, tokens, limits, strict=False):
             kept = target[: int(limit)]
             targets[row] = kept[kept >= 0].tolist()
@@ -136,6 +151,7 @@ def _search(
     beam: int,
     cfg: ModelConfig,
     early_stopping: EarlyStopping,
+    fewest: int,
 ) -> Iterator[tuple[int, list[int]]]:
     """(which source, its best target). Rows that are done take the next sources: few wait for the longest.
 
@@ -156,7 +172,7 @@ def _search(
             memory, waiting = read_sources(params, source, lengths, cfg), deque(enumerate(rows))
         idle = int((owner == NOBODY).sum())
         enough = min(size, idle + max(1, size // 16)) if waiting else size
-        search = advance(params, search, start, end, known, alpha, offset, enough, cfg, early_stopping)
+        search = advance(params, search, start, end, known, alpha, offset, enough, cfg, early_stopping, fewest)
         done, full = fetch(search.done), fetch(search.full)
         finished = np.flatnonzero(done & (owner != NOBODY))
         tokens, ends = fetch(search.ended.tokens)[:, 0], fetch(search.ended.length)[:, 0]
@@ -175,16 +191,19 @@ def _search(
             search = grow(search)
 
 
-def _decode(params, memory, start, end, known, sampler: Sampler, keys, cfg: ModelConfig, steps: int) -> np.ndarray:
+def _decode(
+    params, memory, start, end, known, sampler: Sampler, keys, cfg: ModelConfig, steps: int, fewest: int
+) -> np.ndarray:
     """Tokens one by one, greedy or drawn: -1 after the end."""
     batch = memory.mask.shape[0]
     rows = Rows(jnp.full(batch, start, jnp.int32), jnp.zeros(batch, bool), keys, jnp.zeros(batch, int), None)
     cache, ends = KVCache.empty(cfg, batch, steps), jnp.zeros(cfg.vocab_size, bool).at[end].set(True)
     chunks, made = [], 0
     while made < steps:
-        n = min(CHUNK, steps - made)
-        cache, rows, tokens, _ = decode_chunk(params, cache, rows, sampler.settings(), ends, known, n, cfg, memory)
-        chunks.append(fetch(tokens))
+        n = min(CHUNK, (fewest if made < fewest else steps) - made, steps - made)
+        possible = known & ~ends if made < fewest else known
+        cache, rows, tokens, _ = decode_chunk(params, cache, rows, sampler.settings(), ends, possible, n, cfg, memory)
+        chunks.append(fetch(tokens)[:, :n])
         made += n
         if fetch(rows.ended).all():
             break

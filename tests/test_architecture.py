@@ -26,7 +26,7 @@ ROWS = [
     ["sampling"],
     ["beam", "decoding"],
     ["model", "rows", "prompting"],
-    ["generation", "translation", "filling", "scoring"],
+    ["generation", "translation", "filling", "scoring", "vectors", "classification"],
     ["inspection"],
     ["pictures"],
     ["pretrained"],

@@ -55,6 +55,8 @@ def _generation(folder: Path, config: dict[str, Any]) -> GenerationDefaults:
     own = read_object(folder / GENERATION_FILE)
     file, found = (folder / GENERATION_FILE, own) if own else (folder / "config.json", config)
     ignored = [f"{name}={found[name]!r}" for name, idle in _NOT_DONE.items() if found.get(name) not in (None, *idle)]
+    bad_words = found.get("bad_words_ids") or []
+    ignored += [f"bad_words_ids={ids!r}" for ids in bad_words if len(ids) > 1]
     if ignored:
         warnings.warn(f"{file}: nothing here does {', '.join(ignored)}: text will differ", stacklevel=2)
     values = {name: found[name] for name in _SAME if found.get(name) is not None}
@@ -63,9 +65,9 @@ def _generation(folder: Path, config: dict[str, Any]) -> GenerationDefaults:
         values["start_token"] = config["decoder_start_token_id"]
     ends = found.get("eos_token_id", config.get("eos_token_id"))
     values["end_tokens"] = tuple(ends) if isinstance(ends, list) else () if ends is None else (ends,)
-    banned = [ids[0] for ids in found.get("bad_words_ids") or [] if len(ids) == 1]
+    banned = [ids[0] for ids in bad_words if len(ids) == 1]
     values["banned_tokens"] = tuple(sorted({*banned, *(found.get("suppress_tokens") or [])}))
-    values["early_stopping"] = found.get("early_stopping") is True
+    values["early_stopping"] = found.get("early_stopping") or False
     if not own:
         values.pop("max_length", None)  # 20 in every old file: nobody's wish
     try:
@@ -127,7 +129,7 @@ def _to_json(generation: GenerationDefaults) -> dict[str, Any]:
     default = GenerationDefaults()
     kept = {name: x for name, x in values.items() if x is not None and x != getattr(default, _RENAMED.get(name, name))}
     if generation.early_stopping:
-        kept["early_stopping"] = True
+        kept["early_stopping"] = generation.early_stopping
     if generation.banned_tokens:
         kept["bad_words_ids"] = [[token] for token in generation.banned_tokens]
     return kept | token_fields(generation)
