@@ -135,7 +135,7 @@ def loglikelihoods(params: dict, pairs: Sequence[Pair], cfg: ModelConfig) -> lis
     _check(pairs, cfg, "pair {}".format)
     if not pairs:
         return []
-    params = prepare(params, cfg)
+    params = prepare(params, cfg.dtype)
     shared = _shared([context for context, _ in pairs])
     prefix = _encode(params, pairs[0][0][:shared], cfg)
     found: dict[int, LogLikelihood] = {}
