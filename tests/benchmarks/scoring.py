@@ -164,7 +164,7 @@ def main():
     print(f"{args.queries} queries, {args.shots} shots: {tokens:,} tokens, at most {longest} a prompt")
 
     cfg = config.gpt2("124M")
-    params = prepare(gpt.init(jax.random.key(0), cfg), cfg)
+    params = prepare(gpt.init(jax.random.key(0), cfg), cfg.dtype)
     runs = {
         "jaxgpt": lambda: np.array([one.nats for one in loglikelihoods(params, pairs, cfg)]),
         "full": lambda: full(params, pairs, cfg),
