@@ -135,7 +135,7 @@ def test_beams_are_those_of_transformers(searched, early_stopping):
         wanted, wanted_scores = peers.generate(searched.peer, searched.inputs, searched.values, num_beams=4, **options)
         assert found == wanted
         found_scores = scores(searched.model, searched.values, searched.inputs, found, alpha)
-        np.testing.assert_allclose(found_scores, wanted_scores, atol=2e-5)
+        np.testing.assert_allclose(found_scores, wanted_scores, atol=3e-5)
         lengths |= {len(target) for target in found}
     assert len(lengths) > 3  # not all at the limit
 
