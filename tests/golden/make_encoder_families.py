@@ -1,7 +1,7 @@
 """Make the golden checkpoints of encoders and encoder-decoders: python tests/golden/make_encoder_families.py.
 
 Needs torch and transformers 5. Each file holds a config.json, the tensors of a model.safetensors (drawn at random and
-rounded to float16), padded inputs, what transformers computes of them in float32, and, of an encoder-decoder, its
+rounded to float16), padded inputs, what transformers computes of them in float64, and, of an encoder-decoder, its
 greedy targets of up to 64 tokens, filled up with -1. The files together are under 150 KB.
 """
 
@@ -29,15 +29,16 @@ def make(name: str) -> Path:
     out |= {f"tensor/{key}": x.astype(np.float16) for key, x in tensors.items()}
     if name in peers.ENCODERS:
         inputs = peers.encoder_inputs(values)
-        found = peers.encoder_outputs(peer, inputs)
+        found = peers.encoder_outputs(peer.double(), inputs)
     else:
         inputs = peers.translator_inputs(values)
         targets, margins = peers.generate(peer, inputs, values, max_new_tokens=64)
         assert margins.min() > 2e-4, "a near-tie: another draw"
         width = max(map(len, targets))
         greedy = np.array([target + [-1] * (width - len(target)) for target in targets])
-        found = {"logits": peers.translator_logits(peer, inputs), "greedy": greedy}
-    out |= {f"input/{key}": x for key, x in inputs.items()} | {f"output/{key}": x for key, x in found.items()}
+        found = {"logits": peers.translator_logits(peer.double(), inputs), "greedy": greedy}
+    out |= {f"input/{key}": x for key, x in inputs.items()}
+    out |= {f"output/{key}": x.astype(np.float32 if x.dtype == np.float64 else x.dtype) for key, x in found.items()}
     file = HERE / f"family_{name}.npz"
     np.savez_compressed(file, **out)
     return file

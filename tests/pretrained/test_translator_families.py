@@ -90,7 +90,16 @@ def test_saving_gives_back_the_files_tensors_and_a_config_that_transformers_read
     again = getattr(transformers, case.kind).from_pretrained(tmp_path).eval()
     np.testing.assert_array_equal(*(peers.translator_logits(peer, case.inputs) for peer in (again, case.peer)))
     told, kept = again.config.to_dict(), case.peer.config.to_dict()
-    free = {"dtype", "_name_or_path", "torch_dtype", "transformers_version", "forced_eos_token_id", "max_length"}
+    # Where the family does not say them they are the tokenizer's, which has none here.
+    tokens = set() if case.name.startswith("marian") else {"pad_token_id", "bos_token_id"}
+    free = tokens | {
+        "dtype",
+        "_name_or_path",
+        "torch_dtype",
+        "transformers_version",
+        "forced_eos_token_id",
+        "max_length",
+    }
     assert {n: v for n, v in told.items() if n not in free} == {n: v for n, v in kept.items() if n not in free}
     assert read_config(tmp_path)[0] == replace(case.model.config, dtype="float32")
     assert express(case.model.config, case.peer.config.model_type)[0].name == case.peer.config.model_type
@@ -135,7 +144,7 @@ def test_beams_are_those_of_transformers(searched, early_stopping):
         wanted, wanted_scores = peers.generate(searched.peer, searched.inputs, searched.values, num_beams=4, **options)
         assert found == wanted
         found_scores = scores(searched.model, searched.values, searched.inputs, found, alpha)
-        np.testing.assert_allclose(found_scores, wanted_scores, atol=2e-5)
+        np.testing.assert_allclose(found_scores, wanted_scores, atol=3e-5)
         lengths |= {len(target) for target in found}
     assert len(lengths) > 3  # not all at the limit
 
