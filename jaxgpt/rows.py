@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 
+import jax
 import numpy as np
 from jaxtyping import Bool, Int
 
 from jaxgpt.checks import require
 from jaxgpt.tokenizers import Tokenizer
 
+TOKENS = 2048  # at once: on a CPU twice as many, whose activations leave the cache, take 1.3 times as long each
 Text = str | tuple[str, str]
 """One text, or a pair that is read together."""
 
@@ -56,11 +58,20 @@ def cut(first: list[int], second: list[int] | None, room: int) -> tuple[list[int
 def batches(
     rows: Sequence[Sequence[int]], longest: int, size: int
 ) -> Iterator[tuple[list[int], Int[np.ndarray, "batch time"], Bool[np.ndarray, "batch time"]]]:
-    """(which rows, their tokens and mask as of `pad`), `size` rows at once, those of like length together."""
+    """(which rows, their tokens and mask as of `pad`), `size` rows at once, those of like length together.
+
+    On a CPU fewer where they would be more than TOKENS tokens.
+    """
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-    for start in range(0, len(order), size):
-        chosen = order[start : start + size]
+    most = TOKENS if jax.default_backend() == "cpu" else size * longest
+    start = 0
+    while start < len(order):
+        n = min(size, len(order) - start)
+        while n > 1 and power_of_two(n) * len(rows[order[start + n - 1]]) > most:
+            n = power_of_two(n) // 2
+        chosen = order[start : start + n]
         yield chosen, *pad([rows[i] for i in chosen], longest, finely=len(rows) >= size)
+        start += n
 
 
 def pad(
@@ -69,8 +80,8 @@ def pad(
     """The rows, each at the left of its own, and True at their tokens.
 
     Both axes are powers of two, so that a new text seldom compiles anything; time is at least 16, at most `longest`.
-    finely: time may also be a quarter, a half or three between two powers, and 8 or 12. Of full batches,
-    padding costs more than compiling: a quarter of the time for sentences.
+    finely: time may also be a quarter, a half or three between two powers, and 8 or 12. Of full batches padding costs
+    more than compiling: of the STS benchmark's sentences, 64 at once, 13 % of the tokens in place of 34 %.
     """
     n = max(map(len, rows))
     step = max(4, power_of_two(n) // 8) if finely else max(16, power_of_two(n))

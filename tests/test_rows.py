@@ -32,6 +32,13 @@ def test_batches_hold_each_row_once_and_the_like_together():
     assert list(batches([], 40, 3)) == []
 
 
+def test_batches_of_long_rows_are_smaller_on_a_cpu():
+    """No batch has room for more than 2,048 tokens but for one row alone, and no row is lost."""
+    found = list(batches([[7] * n for n in (100, 1500, 10, 80, 90, 300, 1100)], 2000, 5))
+    assert [[int(n) for n in real.sum(1)] for _, _, real in found] == [[10, 80, 90, 100], [300], [1100], [1500]]
+    assert sorted(i for chosen, _, _ in found for i in chosen) == list(range(7))
+
+
 @pytest.mark.parametrize(
     "lengths", [(3, None), (9, None), (0, 9), (9, 0), (3, 3), (2, 9), (9, 2), (5, 9), (9, 5), (9, 9)]
 )
