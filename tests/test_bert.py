@@ -11,7 +11,7 @@ from tiny import TINY, draw, draw_tokens, jit
 
 from jaxgpt import bert, config
 from jaxgpt import params as P
-from jaxgpt.config import ModelConfig
+from jaxgpt.config import ModelConfig, RopeScaling
 from jaxgpt.embeddings import embed, embedding_params
 from jaxgpt.sharding import MeshConfig, make_mesh, place
 
@@ -425,7 +425,17 @@ CHANGES = {
     "norm_position": [(SMALL, "pre", "shapes")],
     "norm_epsilon": [(SMALL, 1e-2, "loss")],
     "position": [(SMALL, "sinusoidal", "shapes"), (SMALL, "relative", "shapes"), (ROTARY, "sinusoidal", "loss")],
+    "position_offset": [(SMALL, 2, "shapes"), (ROTARY, 2, "ValueError")],
     "rope_theta": [(ROTARY, 51.0, "loss")],
+    "rope_width": [(ROTARY, 2, "loss")],
+    "rope_scaling": [(ROTARY, RopeScaling("linear", 2.0), "loss")],
+    "attention_bias": [(SMALL, "inputs", "shapes")],
+    "mlp_bias": [(SMALL, False, "shapes")],
+    "qk_norm": [(SMALL, True, "shapes")],
+    "attention_scale": [(SMALL, 1.0, "loss")],
+    "head_bias": [(SMALL, True, "ValueError")],
+    "logit_scale": [(SMALL, 0.5, "ValueError")],
+    "pooler_activation": [(CONFIGS["sequence"], "relu", "loss"), (SMALL, "relu", "ValueError")],
     "relative_buckets": [(RELATIVE, 6, "shapes")],
     "relative_max_distance": [(RELATIVE, 17, "loss")],
     "window": [(cfg, 8, "loss") for cfg in (SMALL, ROTARY, RELATIVE)],

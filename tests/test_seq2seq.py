@@ -13,7 +13,7 @@ from tiny import SCHEMES, TINY, draw, draw_tokens, jit
 from jaxgpt import config, seq2seq
 from jaxgpt import params as P
 from jaxgpt.attention import KVCache
-from jaxgpt.config import ModelConfig
+from jaxgpt.config import ModelConfig, RopeScaling
 from jaxgpt.sharding import MeshConfig, make_mesh, place
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -431,7 +431,17 @@ CHANGES = {
         (SMALL, "relative", "shapes"),
         (replace(ROTARY, rope_theta=None), "sinusoidal", "loss"),
     ],
+    "position_offset": [(SMALL, 2, "shapes"), (ROTARY, 2, "ValueError")],
     "rope_theta": [(ROTARY, 51.0, "loss")],
+    "rope_width": [(ROTARY, 2, "loss")],
+    "rope_scaling": [(ROTARY, RopeScaling("linear", 2.0), "loss")],
+    "attention_bias": [(SMALL, "inputs", "shapes")],
+    "mlp_bias": [(SMALL, False, "shapes")],
+    "qk_norm": [(SMALL, True, "shapes")],
+    "attention_scale": [(SMALL, 1.0, "loss")],
+    "head_bias": [(SMALL, True, "shapes")],
+    "logit_scale": [(SMALL, 0.5, "loss")],
+    "pooler_activation": [(SMALL, "relu", "ValueError")],
     "relative_buckets": [(RELATIVE, 8, "shapes")],
     "relative_max_distance": [(RELATIVE, 17, "loss")],
     "window": [(cfg, 7, "loss") for cfg in (SMALL, ROTARY, RELATIVE)],
