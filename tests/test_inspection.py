@@ -223,7 +223,7 @@ def test_a_source_and_a_target_have_three_maps(monkeypatch):
             CharTokenizer.train(["abc"]),
             "a",
             "b",
-            "tokenizer: found 'char', expected one with an end-of-text token",
+            r"generation.end_tokens: found \(\), expected one, such as the end-of-text token",
         ),
     ],
 )
