@@ -67,7 +67,7 @@ def use():  # by what a trained model is used: a chunk of tokens, a beam search,
         memory = jax.eval_shape(lambda *x: read_sources(*x, model), weights, four, lengths)
         real = jax.ShapeDtypeStruct((), jnp.float32)
         begun = jax.eval_shape(lambda *x: begin(*x, model, 4, 32), memory, lengths)
-        return advance.lower(weights, begun, number, number, ids, real, number, cfg=model)
+        return advance.lower(weights, begun, number, number, ids, real, real, number, cfg=model)
     return jax.jit(lambda p, x: bert.apply(p, x, model)).lower(weights, four)
 
 
