@@ -1,5 +1,6 @@
 """Tokens and their places as vectors, by every kind of position; and vectors as logits of tokens."""
 
+import functools
 import math
 
 import jax
@@ -74,9 +75,23 @@ def unembed(params: dict, x: Float[Array, "batch time d_model"], cfg: ModelConfi
     matrix, letters = (params["embedding"]["token"], "VD") if cfg.tie_embeddings else (params["head"]["kernel"], "DV")
     x = x if cfg.logit_scale is None else x * cfg.logit_scale
     rows = x if time_is_cut() else x.reshape(-1, cfg.d_model)  # as in `linear`
-    logits = jnp.einsum(f"...D,{letters}->...V", rows, matrix.astype(cfg.dtype), preferred_element_type=jnp.float32)
+    logits = _product(rows, matrix.astype(cfg.dtype), f"...D,{letters}->...V")
     logits = logits + params["head_bias"] if cfg.head_bias else logits
     return constrain(logits.reshape(*x.shape[:2], -1), "batch", "time", "vocab")
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _product(x: Float[Array, "*rows d_model"], matrix: Float[Array, "a b"], axes: str) -> Float[Array, "*rows vocab"]:
+    """The einsum in float32, of which tangents and so cotangents come in the dtype of x: a backward pass in bfloat16
+    multiplies in bfloat16, too, and holds half the bytes."""
+    return jnp.einsum(axes, x, matrix, preferred_element_type=jnp.float32)
+
+
+@_product.defjvp
+def _product_jvp(axes, primals, tangents):
+    (x, matrix), (dx, dmatrix) = primals, tangents
+    tangent = jnp.einsum(axes, dx, matrix) + jnp.einsum(axes, x, dmatrix)
+    return _product(x, matrix, axes), tangent.astype(jnp.float32)
 
 
 def check_ids(name: str, ids: Int[Array, "*shape"], size: int) -> None:

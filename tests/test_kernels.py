@@ -32,7 +32,8 @@ def chosen(wanted, mask=CAUSAL, time=128, head_dim=8, dtype="float32", plain=Tru
         ("cpu", "auto", {"mask": CACHED}, "xla"),
         ("cpu", "splash", {}, "splash"),
         ("gpu", "auto", {"dtype": "bfloat16"}, "cudnn"),
-        ("gpu", "auto", {"dtype": "float16", "head_dim": 128, "time": 77}, "cudnn"),
+        ("gpu", "auto", {"dtype": "float16", "head_dim": 128, "time": 78}, "cudnn"),
+        ("gpu", "auto", {"dtype": "bfloat16", "time": 77}, "blocks"),
         ("gpu", "auto", {"dtype": "bfloat16", "mask": Mask(True, 5)}, "cudnn"),
         ("gpu", "xla", {"dtype": "bfloat16"}, "blocks"),
         ("gpu", "auto", {}, "blocks"),
@@ -66,6 +67,7 @@ def test_auto_takes_the_fused_kernel_where_it_can_compute_this(monkeypatch, plat
         ("cudnn", {}, "dtype is float32, not bfloat16 or float16"),
         ("cudnn", {"dtype": "bfloat16", "head_dim": 12}, "head_dim=12 is not a multiple of 8 up to 128"),
         ("cudnn", {"dtype": "bfloat16", "mask": PADDED}, "rows are padded or packed"),
+        ("cudnn", {"dtype": "bfloat16", "time": 1}, "the length 1 is odd"),
         ("cudnn", {"plain": False}, "scores are biased or weights dropped"),
         (
             "splash",
