@@ -4,13 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import TINY, draw, jit
+from tiny import TINY, draw
 
 from jaxgpt import attention as A
 from jaxgpt.attention import KVCache, Mask, attend_by_blocks, attention, attention_params, attention_weights
 from jaxgpt.feedforward import dropout
 
-attend = jit(A.attend, static_argnames="rate")
+attend = jax.jit(A.attend, static_argnames="rate")
 
 
 def random(*shape, seed=0):
@@ -93,17 +93,17 @@ def test_a_query_that_sees_nothing_gets_zeros_and_finite_gradients():
     assert (out[:, 1] == 0).all()
     assert (out[:, 0] != 0).all()
     np.testing.assert_allclose(out[:, 2], value[:, 1].repeat(3, axis=1), rtol=1e-6)
-    gradients = jit(jax.grad(lambda *x: (A.attend(*x, seen) ** 2).sum(), (0, 1, 2)))(query, key, value)
+    gradients = jax.jit(jax.grad(lambda *x: (A.attend(*x, seen) ** 2).sum(), (0, 1, 2)))(query, key, value)
     assert all(jnp.isfinite(g).all() for g in gradients)
     assert (gradients[0][:, 1] == 0).all()
-    weights = jit(attention_weights)(query, key, seen)
+    weights = jax.jit(attention_weights)(query, key, seen)
     np.testing.assert_allclose(weights.sum(-1)[0, 0], [1, 0, 1], rtol=1e-6)
 
 
 def test_gradients_are_those_of_the_formula():
     query, key, value = qkv(1, 3, 4, 4, 2, 3)
     seen, cotangent = jnp.tri(3, 4, 1, dtype=bool)[None], random(1, 3, 4, 3, seed=5)
-    gradients = jit(jax.grad(lambda *x: (A.attend(*x, seen) * cotangent).sum(), (0, 1, 2)))(query, key, value)
+    gradients = jax.jit(jax.grad(lambda *x: (A.attend(*x, seen) * cotangent).sum(), (0, 1, 2)))(query, key, value)
     for i, gradient in enumerate(gradients):
         direction = np.asarray(random(*gradient.shape, seed=6), np.float64)
 
@@ -152,7 +152,7 @@ def test_blocks_of_queries_give_the_values_and_gradients_of_the_whole(time):
             out = f(*inputs)
             return (out * cotangent).sum(), out
 
-        return jit(jax.value_and_grad(total, has_aux=True))(inputs)
+        return jax.jit(jax.value_and_grad(total, has_aux=True))(inputs)
 
     (_, found), gradients = run(lambda *x: attend_by_blocks(*x, mask))
     (_, wanted), wanted_gradients = run(lambda *x: A.attend(*x, mask.dense(time, time)))

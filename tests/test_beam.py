@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import TINY, draw, jit
+from tiny import TINY, draw
 
 from jaxgpt import seq2seq, translation
 from jaxgpt.beam import advance, begin
@@ -25,7 +25,7 @@ CONFIGS = {
 }
 START, END = 4, 0
 SOURCES = [[3, 1, 2, 2, 0], [2, 0], [1, 1, 3, 0]]
-apply = jit(seq2seq.apply, static_argnums=3)
+apply = jax.jit(seq2seq.apply, static_argnums=3)
 
 
 @cache

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from peers import parameters
-from tiny import TINY, draw, draw_tokens, jit
+from tiny import TINY, draw, draw_tokens
 
 from jaxgpt import bert, config
 from jaxgpt import params as P
@@ -27,11 +27,11 @@ CONFIGS = {
     "token": replace(SMALL, head="token", n_classes=5),
 }
 PRETRAINING = CONFIGS["pretraining"]
-encode = jit(bert.encode, static_argnums=2)
-apply = jit(bert.apply, static_argnums=2)
-classify = jit(bert.classify, static_argnums=2)
-loss = jit(bert.loss, static_argnums=2)
-loss_and_grads = jit(jax.value_and_grad(bert.loss, has_aux=True), static_argnums=2)
+encode = jax.jit(bert.encode, static_argnums=2)
+apply = jax.jit(bert.apply, static_argnums=2)
+classify = jax.jit(bert.classify, static_argnums=2)
+loss = jax.jit(bert.loss, static_argnums=2)
+loss_and_grads = jax.jit(jax.value_and_grad(bert.loss, has_aux=True), static_argnums=2)
 
 
 def drawn_batch(cfg: ModelConfig, rows: int = 4, time: int = 11) -> dict:
@@ -291,7 +291,7 @@ def test_embeddings_are_dropped_after_their_norm_and_keep_their_mean():
     cfg = replace(SMALL, dropout=0.4)
     params, tokens = draw(embedding_params(cfg)), draw_tokens(cfg, 2, 11)
     plain = embed(params, tokens, jnp.arange(11)[None], cfg)
-    draws = jit(jax.vmap(lambda key: embed(params, tokens, jnp.arange(11)[None], cfg, key=key)))(
+    draws = jax.jit(jax.vmap(lambda key: embed(params, tokens, jnp.arange(11)[None], cfg, key=key)))(
         jax.random.split(jax.random.key(0), 2000)
     )
     assert float((draws == 0).mean()) == pytest.approx(0.4, abs=0.005)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 from phi3 import write_tokenizer
-from tiny import TINY, draw, quick_programs
+from tiny import TINY, draw
 
 from jaxgpt import gpt, tokenizers
 from jaxgpt.chat import Chat, trim
@@ -57,8 +57,7 @@ def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tokenizer")
     cfg = replace(TINY, n_layers=1, context_length=64, vocab_size=write_tokenizer(folder))
     settings = Settings(generation=GenerationDefaults(banned_tokens=tuple(range(8, 264))))  # bytes, which make no text
-    with quick_programs():
-        yield Model(cfg, draw(gpt.declare(cfg)), tokenizers.load(folder), settings)
+    return Model(cfg, draw(gpt.declare(cfg)), tokenizers.load(folder), settings)
 
 
 OPTIONS = {"max_new_tokens": 8, "do_sample": False, "eos_token_id": []}

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import plain
 import pytest
-from tiny import SCHEMES, TINY, draw, draw_tokens, jit
+from tiny import SCHEMES, TINY, draw, draw_tokens
 from torch_names import torch_attention, torch_block
 
 from jaxgpt import bert
@@ -27,7 +27,7 @@ SOME = [pytest.param(kind, marks=() if kind in DEFAULT else pytest.mark.slow) fo
 PRE, POST = KINDS["learned pre"], KINDS["relative post"]
 LENGTHS = np.array([4, 13, 1, 9])
 MASK = jnp.array(np.arange(13) < LENGTHS[:, None])
-encode = jit(bert.encode, static_argnums=2)
+encode = jax.jit(bert.encode, static_argnums=2)
 
 
 def drawn_inputs(cfg, seed=1):
@@ -49,7 +49,7 @@ def check_layer(name, f):
         y = f(x, memory)
         return (y * LAYERS["cotangent"].astype("float32")).sum(), y
 
-    (_, y), gradients = jit(jax.value_and_grad(total, (0, 1), has_aux=True))(*inputs)
+    (_, y), gradients = jax.jit(jax.value_and_grad(total, (0, 1), has_aux=True))(*inputs)
     real = LAYERS["mask/x"]
     np.testing.assert_allclose(y[real], LAYERS[f"{name}/output"][real], atol=2e-6, rtol=1e-5)
     for kind, gradient in zip(("x", "memory"), gradients, strict=True):
@@ -163,7 +163,7 @@ def test_a_state_has_a_gradient_from_every_real_token_within_the_window_on_both_
         x = bert.encode(params, tokens, cfg, mask=real)[0, t]
         return (x * jnp.cos(jnp.arange(14))).sum()  # weighted: the plain sum of a norm's output is a constant
 
-    slopes = jit(jax.vmap(lambda t: jax.grad(reach)(params, t)["embedding"]["token"]))(jnp.arange(6))
+    slopes = jax.jit(jax.vmap(lambda t: jax.grad(reach)(params, t)["embedding"]["token"]))(jnp.arange(6))
     near = np.abs(np.arange(6)[:, None] - np.arange(7)) < (window or 7)
     np.testing.assert_array_equal((slopes[:, :7] != 0).any(-1), near & (np.arange(7) < 6))
 
@@ -188,7 +188,7 @@ def test_every_way_to_run_the_layers_gives_the_same_values_and_gradients(cfg, se
     def agree(found, wanted):
         np.testing.assert_allclose(found, wanted, atol=1e-6 + 4e-6 * float(jnp.abs(wanted).max()))
 
-    run = jit(jax.value_and_grad(total, has_aux=True), static_argnums=1)
+    run = jax.jit(jax.value_and_grad(total, has_aux=True), static_argnums=1)
     wanted = run(params, cfg)
     for changes in RUNS.values():
         jax.tree.map(agree, run(params, replace(cfg, **changes)), wanted)

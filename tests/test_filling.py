@@ -2,10 +2,11 @@
 
 from dataclasses import asdict, replace
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import draw, jit
+from tiny import draw
 
 from jaxgpt import Model, bert, fill_mask, filling
 from jaxgpt.config import ModelConfig
@@ -18,7 +19,7 @@ CFG = ModelConfig(
     architecture="encoder", vocab_size=TOKENIZER.vocab_size + 3, context_length=29, d_model=14, n_heads=2, n_layers=1,
     d_ff=17, n_segments=2, norm_position="post", embedding_norm=True,
 )  # fmt: skip
-apply = jit(bert.apply, static_argnums=2)
+apply = jax.jit(bert.apply, static_argnums=2)
 MODEL = Model(CFG, draw(bert.declare(CFG)), TOKENIZER)
 
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from tiny import SCHEMES, TINY, apply, draw, draw_tokens, jit, loss, loss_and_grads
+from tiny import SCHEMES, TINY, apply, draw, draw_tokens, loss, loss_and_grads
 
 from jaxgpt import config, gpt
 from jaxgpt.attention import KVCache
@@ -172,7 +172,7 @@ def test_a_logit_has_no_gradient_from_a_later_token(scheme):
     def reach(params, t):
         return gpt.apply(params, tokens, cfg)[0, t].sum()
 
-    slopes = jit(jax.vmap(lambda t: jax.grad(reach)(params, t)["embedding"]["token"]))(jnp.arange(7))
+    slopes = jax.jit(jax.vmap(lambda t: jax.grad(reach)(params, t)["embedding"]["token"]))(jnp.arange(7))
     np.testing.assert_array_equal((slopes != 0).any(-1), np.tri(7, dtype=bool))
 
 
@@ -294,6 +294,6 @@ def test_low_precision_logits_and_gradients_are_float32(tied):
 
 def test_head_and_hidden_are_the_two_halves_of_apply():
     params, tokens = draw(gpt.declare(ONE)), draw_tokens(ONE, 2, 5)
-    x, cache = jit(gpt.hidden, static_argnums=2)(params, tokens, ONE)
+    x, cache = jax.jit(gpt.hidden, static_argnums=2)(params, tokens, ONE)
     assert cache is None
     np.testing.assert_allclose(gpt.head(params, x, ONE), apply(params, tokens, ONE), atol=1e-5)

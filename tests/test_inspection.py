@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import SCHEMES, TINY, draw, draw_tokens, jit
+from tiny import SCHEMES, TINY, draw, draw_tokens
 
 from jaxgpt import Model, bert, gpt, inspection, pictures, seq2seq
 from jaxgpt.decoder import decoder
@@ -16,7 +16,7 @@ from jaxgpt.inspection import AttentionMap, attention_maps, attention_weights, t
 from jaxgpt.pictures import draw_attention
 from jaxgpt.tokenizers import BPETokenizer, CharTokenizer, wordpiece
 
-weights_of = jit(attention_weights, static_argnames="cfg")
+weights_of = jax.jit(attention_weights, static_argnames="cfg")
 TEXT = "The quick brown fox jumps over the lazy dog. Über schöne Äpfel springt er."
 BPE = BPETokenizer.train([TEXT] * 9, 300)
 WORDPIECE = wordpiece.train([TEXT] * 9, 120, cased=True)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import TINY, apply, draw, draw_tokens, jit
+from tiny import TINY, apply, draw, draw_tokens
 
 from jaxgpt import decoding, gpt, kernels
 from jaxgpt.attention import Mask, attend
@@ -129,7 +129,7 @@ def test_splash_is_attend(mask, time, heads, kv_heads):
             out = f(*inputs) * cotangent
             return out.sum(), out
 
-        return jit(jax.value_and_grad(total, has_aux=True))(inputs)
+        return jax.jit(jax.value_and_grad(total, has_aux=True))(inputs)
 
     (_, found), gradients = run(lambda *x: kernels.splash(*x, mask, interpret=True))
     (_, wanted), wanted_gradients = run(lambda *x: attend(*x, mask.dense(time, time)))
@@ -143,7 +143,7 @@ def test_splash_is_attend(mask, time, heads, kv_heads):
 def test_splash_on_a_mesh_pairs_each_query_head_with_its_own_kv_head(mesh, kv_heads):
     inputs = qkv(2, 128, 4, kv_heads)
     with jax.set_mesh(make_mesh(mesh)):
-        found = jit(lambda *x: kernels.splash(*x, CAUSAL, interpret=True))(*inputs)
+        found = jax.jit(lambda *x: kernels.splash(*x, CAUSAL, interpret=True))(*inputs)
     np.testing.assert_allclose(found, attend(*inputs, CAUSAL.dense(128, 128)), atol=1e-5)
 
 
@@ -154,7 +154,7 @@ def on_splash(monkeypatch):
     monkeypatch.setattr(kernels, "splash", lambda *x: calls.append(x) or interpreted(*x, interpret=True))
 
     def run(params, tokens, cfg, **masks):
-        again = jit(lambda *x, **masks: gpt.apply(*x, **masks), static_argnums=2)  # a function never traced before
+        again = jax.jit(lambda *x, **masks: gpt.apply(*x, **masks), static_argnums=2)  # a function never traced before
         return again(params, tokens, replace(cfg, attention="splash"), **masks), len(calls)
 
     return run

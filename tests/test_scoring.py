@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from test_gpt import FAMILIES, GOLDEN
-from tiny import SCHEMES, apply, draw, jit
+from tiny import SCHEMES, apply, draw
 from tiny import TINY as THREE_LAYERS
 
 from jaxgpt import gpt, scoring
@@ -27,8 +27,10 @@ SHAPES = {name: replace(cfg, n_layers=2) for name, cfg in SCHEMES.items()} | {
 @pytest.fixture(autouse=True, scope="module")
 def compiled_fast():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scoring, "_predict", jit(scoring._predict.__wrapped__, static_argnames="cfg"))
-        patch.setattr(scoring, "prefill", jit(scoring.prefill.__wrapped__, static_argnames=("cfg", "slots", "copies")))
+        patch.setattr(scoring, "_predict", jax.jit(scoring._predict.__wrapped__, static_argnames="cfg"))
+        patch.setattr(
+            scoring, "prefill", jax.jit(scoring.prefill.__wrapped__, static_argnames=("cfg", "slots", "copies"))
+        )
         yield
 
 

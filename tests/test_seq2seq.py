@@ -8,7 +8,7 @@ import numpy as np
 import plain
 import pytest
 from peers import parameters
-from tiny import SCHEMES, TINY, draw, draw_tokens, jit
+from tiny import SCHEMES, TINY, draw, draw_tokens
 
 from jaxgpt import config, seq2seq
 from jaxgpt import params as P
@@ -32,12 +32,12 @@ SOURCES, TARGETS = np.array([11, 1, 5, 8]), np.array([3, 7, 9, 1])
 SOURCE_MASK = jnp.array(np.arange(11) < SOURCES[:, None])
 TARGET_MASK = jnp.array(np.arange(9) < TARGETS[:, None])
 MASKS = {"source_mask": SOURCE_MASK, "target_mask": TARGET_MASK}
-encode = jit(seq2seq.encode, static_argnums=2)
-remember = jit(seq2seq.remember, static_argnums=2)
-decode = jit(seq2seq.decode, static_argnums=3)
-apply = jit(seq2seq.apply, static_argnums=3)
-loss = jit(seq2seq.loss, static_argnums=2)
-loss_and_grads = jit(jax.value_and_grad(seq2seq.loss, has_aux=True), static_argnums=2)
+encode = jax.jit(seq2seq.encode, static_argnums=2)
+remember = jax.jit(seq2seq.remember, static_argnums=2)
+decode = jax.jit(seq2seq.decode, static_argnums=3)
+apply = jax.jit(seq2seq.apply, static_argnums=3)
+loss = jax.jit(seq2seq.loss, static_argnums=2)
+loss_and_grads = jax.jit(jax.value_and_grad(seq2seq.loss, has_aux=True), static_argnums=2)
 
 
 def drawn_pairs(cfg, seed=1):
@@ -197,7 +197,7 @@ def test_a_logit_has_a_gradient_from_all_of_the_source_and_from_no_later_target(
         logits = seq2seq.apply(params, source, target, cfg, source_mask=real)[0, t]
         return (logits * jnp.cos(jnp.arange(14))).sum()
 
-    slopes = jit(jax.vmap(lambda t: jax.grad(reach)(params, t)["embedding"]["token"]))(jnp.arange(7))
+    slopes = jax.jit(jax.vmap(lambda t: jax.grad(reach)(params, t)["embedding"]["token"]))(jnp.arange(7))
     reached = (slopes != 0).any(-1)
     np.testing.assert_array_equal(reached[:, :7], np.broadcast_to(real, (7, 7)))
     np.testing.assert_array_equal(reached[:, 7:], np.tri(7, dtype=bool))

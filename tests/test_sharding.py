@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as Spec
-from tiny import TINY, apply, draw, draw_tokens, jit, loss_and_grads
+from tiny import TINY, apply, draw, draw_tokens, loss_and_grads
 
 from jaxgpt import gpt, sharding
 from jaxgpt import params as P
@@ -170,9 +170,9 @@ def test_a_model_runs_in_the_callers_own_shard_map(mesh, rows):
         in_specs=(Spec(), Spec(rows)),
         out_specs=Spec(rows),
     )
-    np.testing.assert_allclose(jit(part)(params, tokens), wanted, atol=1e-5)
+    np.testing.assert_allclose(jax.jit(part)(params, tokens), wanted, atol=1e-5)
     with jax.set_mesh(mesh):
-        found = jit(lambda params, tokens: gpt.apply(params, tokens, cfg))(params, tokens)
+        found = jax.jit(lambda params, tokens: gpt.apply(params, tokens, cfg))(params, tokens)
     np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 

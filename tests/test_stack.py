@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import SCHEMES, TINY, draw, jit
+from tiny import SCHEMES, TINY, draw
 
 from jaxgpt import params as P
 from jaxgpt.attention import Mask
@@ -36,7 +36,7 @@ def results(request):
             assert weights is None
             return (y * jnp.cos(jnp.arange(14))).sum(), y
 
-        return jit(jax.value_and_grad(total, (0, 1), has_aux=True))(STACK, X)
+        return jax.jit(jax.value_and_grad(total, (0, 1), has_aux=True))(STACK, X)
 
     return {name: run(replace(CFG, **changes)) for name, changes in RUNS.items()}
 
@@ -53,7 +53,7 @@ def test_every_way_to_run_the_layers_gives_the_same_values_and_gradients(results
 def test_dropout_acts_in_every_layer_and_on_a_key_alone(scan):
     """Turn one sublayer at a time off by a zero output kernel: what is left must still be random."""
     cfg = replace(CFG, scan_layers=scan)
-    run = jit(lambda layers, key: stack(STACK | {"layers": layers}, X, cfg, MASK, key=key).x)
+    run = jax.jit(lambda layers, key: stack(STACK | {"layers": layers}, X, cfg, MASK, key=key).x)
     first, again, second = (run(PARAMS, jax.random.key(seed)) for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert jnp.abs(first - second).max() > 1e-2
@@ -82,8 +82,8 @@ def test_a_tuple_of_layers_is_run_as_it_is():
 def test_bfloat16_stays_near_float32(scheme):
     cfg = replace(SCHEMES[scheme], n_layers=2)
     params = jax.tree.map(lambda x: x / 2, draw(stack_params(cfg, 2)))
-    wanted = jit(lambda p: stack(p, X, cfg, MASK).x)(params)
-    low = jit(lambda p: stack(p, X.astype("bfloat16"), cfg, MASK).x)(P.cast(params, "bfloat16"))
+    wanted = jax.jit(lambda p: stack(p, X, cfg, MASK).x)(params)
+    low = jax.jit(lambda p: stack(p, X.astype("bfloat16"), cfg, MASK).x)(P.cast(params, "bfloat16"))
     assert low.dtype == "bfloat16"
     error = jnp.sqrt(jnp.square(low.astype("float32") - wanted).mean() / jnp.square(wanted).mean())
     assert 1e-4 < error < 2e-2  # 8 bits of mantissa round by 2e-3

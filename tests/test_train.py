@@ -49,9 +49,9 @@ class Runner:
         self.folder, self.text = folder, folder / "text.txt"
         draw = random.Random(1)
         self.text.write_text(" ".join(draw.choice(WORDS.split()) for _ in range(4000)))
-        flags = "--xla_force_host_platform_device_count={} --xla_backend_optimization_level=0"
-        self.env = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags.format(1), "PYTHONPATH": str(ROOT)}
+        self.env = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
         self.env |= {"JAX_COMPILATION_CACHE_DIR": str(folder / "xla"), "COLUMNS": "200", "NO_COLOR": "1"}
+        self.env = self.on(1).env
 
     def start(self, out, *options, **fields):
         fields = {"data.path": self.text, **TINY, **fields, "out": self.folder / out}

@@ -4,10 +4,11 @@ import importlib.util
 from dataclasses import replace
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import draw, jit
+from tiny import draw
 
 import jaxgpt
 from jaxgpt import Model, bert, embed_texts, vectors
@@ -21,7 +22,7 @@ CFG = ModelConfig(
     architecture="encoder", vocab_size=TOKENIZER.vocab_size, context_length=29, d_model=14, n_heads=2, n_layers=1,
     d_ff=17, n_segments=2, norm_position="post", embedding_norm=True, head="none",
 )  # fmt: skip
-encode = jit(bert.encode, static_argnums=2)
+encode = jax.jit(bert.encode, static_argnums=2)
 MODEL = Model(CFG, draw(bert.declare(CFG)), TOKENIZER)
 TEXTS = ["the cat sat", "", "the quick brown fox jumps over the lazy dog .", "a dog", "cat " * 9, "fox", "the cat sat"]
 

@@ -1,14 +1,12 @@
 """What the tests of the model share: a config with no two axes alike, drawn parameters, a numerical gradient."""
 
-from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgpt import generation, gpt
+from jaxgpt import gpt
 from jaxgpt.config import ModelConfig
 
 TINY = ModelConfig(
@@ -21,25 +19,9 @@ SCHEMES = {
     "relative": replace(TINY, position="relative", relative_buckets=6, relative_max_distance=9, norm_position="post"),
 }
 
-# Half of the tests' time is LLVM's; its level 0 runs the same program, slower, and compiles faster.
-jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-apply = jit(gpt.apply, static_argnums=2)
-loss = jit(gpt.loss, static_argnums=2)
-loss_and_grads = jit(jax.value_and_grad(gpt.loss, has_aux=True), static_argnums=2)
-
-
-@contextmanager
-def quick_programs():
-    """Meanwhile generation compiles with `jit` above."""
-    static = {"prefill": ("cfg", "slots", "copies"), "decode_chunk": ("cfg",), "choose_first": ()}
-    usual = {name: getattr(generation, name) for name in static}
-    try:
-        for name, names in static.items():
-            setattr(generation, name, jit(usual[name].__wrapped__, static_argnames=names))
-        yield
-    finally:
-        for name, program in usual.items():
-            setattr(generation, name, program)
+apply = jax.jit(gpt.apply, static_argnums=2)
+loss = jax.jit(gpt.loss, static_argnums=2)
+loss_and_grads = jax.jit(jax.value_and_grad(gpt.loss, has_aux=True), static_argnums=2)
 
 
 def draw(declarations, seed: int = 0):

@@ -6,7 +6,6 @@ from dataclasses import fields
 
 import pytest
 from phi3 import write_checkpoint
-from tiny import quick_programs
 
 import jaxgpt
 from jaxgpt import pipelines
@@ -39,12 +38,6 @@ def both(folder, **options):
 @pytest.fixture(scope="module")
 def greedy(folder):
     return both(folder, **GREEDY)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quickly_compiled():
-    with quick_programs():
-        yield
 
 
 PROGRAMS = [

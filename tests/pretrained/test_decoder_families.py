@@ -81,14 +81,6 @@ ONE_EACH = ("gpt2", "llama", "mistral", "qwen2-window", "qwen3", "phi3")
 GENERATED = (*ONE_EACH, "llama3", "llama-longrope", "phi3-long")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_programs():
-    """As `tiny.jit`, of the programs that generation compiles by itself."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.fixture(scope="module", params=CASES)
 def case(request, tmp_path_factory):
     kind, values = CASES[request.param]

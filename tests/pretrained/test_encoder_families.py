@@ -11,7 +11,6 @@ import peers
 import pytest
 from peers import ENCODERS
 from safetensors.numpy import load_file, save_file
-from tiny import jit
 
 from jaxgpt import bert
 from jaxgpt.pretrained.files import SINGLE, open_folder
@@ -41,7 +40,7 @@ def outputs(model, inputs):
             found["next_sentence"] = bert.next_sentence(params, found.pop("pooled"))
         return found
 
-    return jit(run)(model.params)
+    return jax.jit(run)(model.params)
 
 
 def agree(found, wanted, mask, tolerance=3e-5):

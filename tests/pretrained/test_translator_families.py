@@ -10,14 +10,13 @@ import peers
 import pytest
 from peers import TRANSLATORS
 from safetensors.numpy import load_file, save_file
-from tiny import jit
 
 from jaxgpt import seq2seq
 from jaxgpt.pretrained.files import SINGLE
 from jaxgpt.pretrained.folder import express, read_config, read_model, write_model
 from jaxgpt.translation import translate_tokens
 
-apply = jit(seq2seq.apply, static_argnums=3)
+apply = jax.jit(seq2seq.apply, static_argnums=3)
 SEARCHED = ("marian", "flan")
 
 

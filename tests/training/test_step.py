@@ -20,7 +20,6 @@ from jaxgpt.training.step import block_ends, compile_evaluate, compile_train, tr
 
 OPTIMIZER = optax.adamw(3e-3)
 ONE_LAYER = replace(TINY, n_layers=1)
-LIGHT = {"xla_backend_optimization_level": 0}  # less to compile
 EVEN = replace(TINY, vocab_size=32, context_length=16, d_model=16, n_heads=4, n_kv_heads=2, d_ff=32, n_layers=1)
 
 
@@ -40,7 +39,7 @@ def draw_block(cfg, steps, rows, time):
     return jax.tree.map(lambda *rows: jnp.stack(rows), *batches)
 
 
-@functools.partial(jax.jit, static_argnames=("cfg", "optimizer", "accumulation"), compiler_options=LIGHT)
+@functools.partial(jax.jit, static_argnames=("cfg", "optimizer", "accumulation"))
 def one_step(state, batch, cfg, optimizer=OPTIMIZER, accumulation=1):
     return train_step(state, batch, cfg, causal_lm, optimizer, accumulation)
 
