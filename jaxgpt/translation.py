@@ -67,8 +67,7 @@ def translate(
         key=jax.random.key(seed),
         batch_size=batch_size,
     )
-    end = [choices["end"]]
-    found = [model.tokenizer.decode(target[:-1] if target[-1:] == end else target) for target in targets]
+    found = target_texts(model, targets)
     return found[0] if isinstance(texts, str) else found
 
 
@@ -81,6 +80,12 @@ def source_rows(model: Model, texts: Sequence[str]) -> list[list[int]]:
     expected = "one with an end-of-text token, such as bpe"
     require(tokenizer.end_of_text is not None, "tokenizer", tokenizer.kind, expected)
     return [[*ids, tokenizer.end_of_text] for ids in tokenizer.encode_batch([text.strip() for text in texts])]
+
+
+def target_texts(model: Model, targets: Iterable[Sequence[int]]) -> list[str]:
+    """The text of each target, without its end and any other special token."""
+    unsaid = {*model.generation.end_tokens, *model.tokenizer.special_tokens.values()}
+    return [model.tokenizer.decode(token for token in target if token not in unsaid) for target in targets]
 
 
 def target_choices(model: Model) -> dict[str, Any]:

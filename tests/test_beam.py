@@ -158,8 +158,8 @@ def test_a_translation_does_not_depend_on_the_others_nor_on_the_order(beam):
         ("learned", 0, 2, 3, 2),
         ("learned", 0, 3, 1, 7),
         ("learned", 2, 2, 16, 3),
-        ("post-norm sinusoidal", 0, 2, 3, 2),
-        ("rotary", 3, 2, 3, 2),
+        pytest.param("post-norm sinusoidal", 0, 2, 3, 2, marks=pytest.mark.slow),
+        pytest.param("rotary", 3, 2, 3, 2, marks=pytest.mark.slow),
         ("relative", 3, 2, 3, 2),
     ],
 )

@@ -382,11 +382,11 @@ CUBE = MeshConfig(data=2, fsdp=2, tensor=2)
 @pytest.mark.parametrize(
     ("mesh", "cfg"),
     [
-        (MeshConfig(data=8), replace(CUT, head="pretraining")),
+        pytest.param(MeshConfig(data=8), replace(CUT, head="pretraining"), marks=pytest.mark.slow),
         (MeshConfig(fsdp=8), replace(CUT, d_model=40, scan_layers=True, n_layers=2)),
         (MeshConfig(data=2, tensor=4), replace(CUT, head="sequence", n_classes=5)),
         (CUBE, replace(CUT, position="relative", norm_position="pre", tie_embeddings=False)),
-        (CUBE, replace(CUT, head="token", n_classes=5, position="rotary")),
+        pytest.param(CUBE, replace(CUT, head="token", n_classes=5, position="rotary"), marks=pytest.mark.slow),
         (MeshConfig(data=4, sequence=2), replace(CUT, head="pretraining")),
     ],
     ids=["data=8", "fsdp=8", "2x4", "2x2x2", "2x2x2 tokens", "sequence=2"],

@@ -352,7 +352,7 @@ CUBE = MeshConfig(data=2, fsdp=2, tensor=2)
 @pytest.mark.parametrize(
     ("mesh", "cfg"),
     [
-        (MeshConfig(data=8), CUT),
+        pytest.param(MeshConfig(data=8), CUT, marks=pytest.mark.slow),
         (MeshConfig(fsdp=8), replace(CUT, d_model=40, scan_layers=True, n_layers=2)),
         (MeshConfig(data=2, tensor=4), replace(CUT, tie_embeddings=False, norm_position="pre")),
         (CUBE, replace(CUT, position="relative", n_encoder_layers=2, label_smoothing=0.1)),

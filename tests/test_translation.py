@@ -6,8 +6,8 @@ import pytest
 from tiny import TINY, draw
 
 from jaxgpt import Model, seq2seq, translate
-from jaxgpt.tokenizers import BPETokenizer, CharTokenizer
-from jaxgpt.translation import bleu
+from jaxgpt.tokenizers import BPETokenizer, CharTokenizer, WordTokenizer
+from jaxgpt.translation import bleu, target_texts
 
 TOKENIZER = BPETokenizer.train(["ein hund und eine katze"], 260)
 CFG = replace(TINY, architecture="encoder-decoder", vocab_size=TOKENIZER.vocab_size + 3, n_layers=1)
@@ -29,6 +29,13 @@ def test_a_text_gives_a_text_and_a_list_a_list(model):
         one,
     ]
     assert translate(model, [], **options) == []
+
+
+def test_the_text_of_a_target_has_no_special_token():
+    words = WordTokenizer.train(["ein hund"])
+    ein, hund, unknown = (words.encode(word)[0] for word in ("ein", "hund", "katze"))
+    targets = [[ein, unknown, hund, words.end_of_text], [words.end_of_text], [], [hund]]
+    assert target_texts(Model(CFG, {}, words), targets) == ["ein hund", "", "", "hund"]
 
 
 def test_seeds_decide_what_is_drawn(model):

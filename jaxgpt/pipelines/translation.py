@@ -10,7 +10,7 @@ from jaxgpt.beam import EarlyStopping
 from jaxgpt.checks import check_names, check_types, nearest, require
 from jaxgpt.model import GenerationDefaults, Model
 from jaxgpt.sampling import Sampler
-from jaxgpt.translation import source_rows, target_choices, translate_tokens
+from jaxgpt.translation import source_rows, target_choices, target_texts, translate_tokens
 
 NEW_TOKENS = 256  # as transformers, where neither the caller nor the checkpoint says
 
@@ -121,9 +121,7 @@ class Translation:
             key=jax.random.key(chosen.seed),
             batch_size=chosen.batch_size,
         )
-        unsaid = frozenset(model.tokenizer.special_tokens.values())
-        found = [model.tokenizer.decode(token for token in target if token not in unsaid) for target in targets]
-        return [{self.key: text} for text in found]
+        return [{self.key: text} for text in target_texts(model, targets)]
 
     def _options(self, options: Mapping[str, Any]) -> Options:
         given = self._defaults | dict(options)
