@@ -13,7 +13,7 @@ from jaxgpt.model import Model, declarations, prepare
 from jaxgpt.pretrained.folder import SHARD_BYTES, read_model, write_model
 from jaxgpt.pretrained.hub import find_folder
 from jaxgpt.training.checkpoints import restore_params
-from jaxgpt.training.directory import CHECKPOINTS, has_checkpoint, read_config
+from jaxgpt.training.directory import CHECKPOINTS, CONFIG_FILE, has_checkpoint, read_config
 
 
 def load(path: str | Path, *, dtype: str | None = None, mesh: Mesh | None = None, revision: str | None = None) -> Model:
@@ -27,7 +27,11 @@ def load(path: str | Path, *, dtype: str | None = None, mesh: Mesh | None = None
     """
     require(dtype in (None, "float32", "bfloat16", "float16"), "dtype", dtype, "float32, bfloat16 or float16")
     folder = find_folder(path, revision)
-    return _read_run(folder, dtype, mesh) if has_checkpoint(folder) else read_model(folder, dtype=dtype, mesh=mesh)
+    if has_checkpoint(folder):
+        return _read_run(folder, dtype, mesh)
+    if (folder / CONFIG_FILE).is_file() and not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"{folder}: found a run without a checkpoint, expected one that has saved its first")
+    return read_model(folder, dtype=dtype, mesh=mesh)
 
 
 def save(model: Model, path: str | Path, *, max_shard_bytes: int = SHARD_BYTES) -> None:

@@ -1,13 +1,11 @@
 """A run of train.py is a checkpoint too, where a family of them has its architecture: transformers opens the directory,
 computes the same and says the same."""
 
-import subprocess
-import sys
-
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from test_train import Runner
+from test_train_objectives import command
 
 import jaxgpt
 from jaxgpt import bert, gpt
@@ -35,11 +33,6 @@ TEXTS = ["the cat sat on a mat", "a dog"]
 @pytest.fixture(scope="module")
 def runner(tmp_path_factory):
     return Runner(tmp_path_factory.mktemp("exported"))
-
-
-def command(runner, *words):
-    run = [sys.executable, "-m", "jaxgpt", *map(str, words)]
-    return subprocess.run(run, env=runner.env, capture_output=True, text=True, timeout=300)
 
 
 @pytest.mark.parametrize(
