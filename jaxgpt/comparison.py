@@ -144,7 +144,7 @@ def _greedy_runs(model: Model, peer: Any, ids: list[int], new: int) -> tuple[Cal
     import torch
     import transformers
 
-    cfg, ends, start = model.config, model.generation.end_tokens, model.generation.start_token
+    cfg, ends, start = model.decode_config, model.generation.end_tokens, model.generation.start_token
     tokens = torch.tensor([ids])
     plain = transformers.GenerationConfig(
         max_new_tokens=new, eos_token_id=list(ends) or None, decoder_start_token_id=start, pad_token_id=0

@@ -100,7 +100,7 @@ def pieces(
     that completes a stop string, as in transformers; otherwise a text goes on from its prompt, and ends before it.
     Raises ValueError, here and not at the first piece, for what can't be used.
     """
-    cfg, tokenizer = model.config, model.tokenizer
+    cfg, tokenizer = model.decode_config, model.tokenizer
     if "" in stop:
         raise ValueError("stop: found '', expected strings of at least one character")
     ends = frozenset(model.generation.end_tokens if end_tokens is None else end_tokens)

@@ -86,9 +86,16 @@ class Model:
         return replace(found, end_tokens=(self.tokenizer.end_of_text,))
 
     @cached_property
+    def decode_config(self) -> ModelConfig:
+        """The config to decode with. On a CPU in float32: there XLA widens what is less before every product, again
+        in every dispatch, which takes longer than many tokens do."""
+        return replace(self.config, dtype="float32") if jax.default_backend() == "cpu" else self.config
+
+    @cached_property
     def decode_params(self) -> dict:
-        """`prepare`d parameters, made on first use and kept as long as the model: a second copy of the layers."""
-        return prepare(self.params, self.config.dtype)
+        """Parameters `prepare`d for it, made on first use and kept as long as the model: a second copy of the layers,
+        unless they are so already."""
+        return prepare(self.params, self.decode_config.dtype)
 
 
 def declarations(cfg: ModelConfig) -> dict:

@@ -99,7 +99,7 @@ def score(
         require(text != "", name, text, "at least one character")
     pairs = encode_pairs(model.tokenizer, texts)
     _check(pairs, model.config, names.__getitem__)
-    found = loglikelihoods(model.decode_params, pairs, model.config)
+    found = loglikelihoods(model.decode_params, pairs, model.decode_config)
     lengths = {
         "text": lambda pair, text: 1,
         "token": lambda pair, text: len(pair[1]),

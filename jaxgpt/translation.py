@@ -56,7 +56,7 @@ def translate(
     targets = translate_tokens(
         model.decode_params,
         sources,
-        model.config,
+        model.decode_config,
         **choices,
         beam=beam,
         length_penalty=length_penalty,

@@ -109,7 +109,7 @@ class Translation:
         targets = translate_tokens(
             model.decode_params,
             sources,
-            model.config,
+            model.decode_config,
             **target_choices(model),
             beam=chosen.num_beams,
             length_penalty=chosen.length_penalty,

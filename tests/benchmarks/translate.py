@@ -123,7 +123,7 @@ def main() -> None:
 
     runs = {
         "jaxgpt": lambda: translate_tokens(
-            model.decode_params, sources, model.config, start=end, end=end, beam=args.beam, batch_size=args.batch
+            model.decode_params, sources, model.decode_config, start=end, end=end, beam=args.beam, batch_size=args.batch
         ),
         "transformers": lambda: theirs(torch_model, sources, end, args.beam, args.batch, 0.6),
     }
