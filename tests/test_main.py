@@ -335,7 +335,11 @@ def test_ctrl_c_stops_the_answer_and_not_the_chat(talk):
 
         return chat.Answer(0, told())
 
-    shown = talk(["Hi", "again"], [stopped, lambda text: chat.Answer(2, iter(["he", "llo"]))])
+    kept = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run in the background
+    try:
+        shown = talk(["Hi", "again"], [stopped, lambda text: chat.Answer(2, iter(["he", "llo"]))])
+    finally:
+        signal.signal(signal.SIGINT, kept)
     assert shown.out == "wh (stopped)\nhello\n"
     assert shown.err == "(2 oldest messages left out: no room for them)\n"
 
