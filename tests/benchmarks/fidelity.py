@@ -70,7 +70,7 @@ FAMILIES = {
         "vocab_size": VOCAB, "d_model": 24, "encoder_layers": 2, "decoder_layers": 3, "encoder_attention_heads": 4,
         "decoder_attention_heads": 4, "encoder_ffn_dim": 34, "decoder_ffn_dim": 34, "max_position_embeddings": 128,
         "scale_embedding": True, "activation_function": "swish", "pad_token_id": VOCAB - 1, "eos_token_id": 0,
-        "decoder_start_token_id": VOCAB - 1}),
+        "decoder_start_token_id": 2}),  # not padding, as opus-mt has it: PyTorch gives its row no gradient
     "t5": ("T5ForConditionalGeneration", "T5Config", T5),
     "t5 1.1": ("T5ForConditionalGeneration", "T5Config", T5 | {"feed_forward_proj": "gated-gelu"}),
 }  # fmt: skip
