@@ -1,3 +1,4 @@
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,7 +8,15 @@ import numpy as np
 import pytest
 from tiny import SCHEMES, TINY, draw, draw_tokens
 
-from jaxgpt.embeddings import embed, embedding_params, relative_bias, relative_bucket, relative_params, sinusoid
+from jaxgpt.embeddings import (
+    embed,
+    embedding_params,
+    relative_bias,
+    relative_bucket,
+    relative_params,
+    sinusoid,
+    unembed,
+)
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "t5_buckets.npz")
 POSITIONS = np.array([[0, 1, 2, 3, 4], [7, 0, 700, 256, 257]])  # any order, and past bfloat16's integers
@@ -97,3 +106,16 @@ def test_ids_outside_the_table_read_its_nearest_row():
     found = embed(params, jnp.array([[23, 99]]), jnp.array([[0, 19]]), TINY)
     wanted = params["token"][22] + params["position"][jnp.array([0, 18])]
     np.testing.assert_array_equal(found[0], wanted)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_the_head_makes_float32_and_goes_back_in_the_dtype_of_the_states(dtype):
+    cfg = replace(TINY, dtype=dtype)
+    params, x = {"embedding": draw(embedding_params(cfg))}, jnp.ones((2, 3, cfg.d_model), dtype)
+    assert unembed(params, x, cfg).dtype == jnp.float32
+    gradient = jax.jit(jax.grad(lambda params, x: jnp.sin(unembed(params, x, cfg)).sum(), argnums=(0, 1)))
+    products = re.findall(
+        r"dot_general.* : \(tensor<\S+x(\w+)>, tensor<\S+x(\w+)>\)", gradient.lower(params, x).as_text()
+    )
+    assert len(products) == 3  # the logits, and the gradients of states and matrix
+    assert {kind for pair in products for kind in pair} == {{"bfloat16": "bf16", "float32": "f32"}[dtype]}

@@ -66,9 +66,10 @@ def test_a_sharded_init_draws_the_same_numbers_into_its_shards():
 
 def test_init_is_traced_like_any_function():
     keys = jax.random.split(jax.random.key(0), 3)
-    found = jax.jit(jax.vmap(lambda key: P.init(key, SMALL)))(keys)
+    same = {"xla_backend_optimization_level": 1}  # as `init` compiles by itself
+    found = jax.jit(jax.vmap(lambda key: P.init(key, SMALL)), compiler_options=same)(keys)
     for i in range(3):
-        jax.tree.map(lambda x, y, i=i: np.testing.assert_allclose(x[i], y, rtol=1e-6), found, P.init(keys[i], SMALL))
+        jax.tree.map(lambda x, y, i=i: np.testing.assert_array_equal(x[i], y), found, P.init(keys[i], SMALL))
     assert jax.eval_shape(lambda key: P.init(key, SMALL), keys[0]) == P.abstract(SMALL)
 
 

@@ -24,16 +24,6 @@ SHAPES = {name: replace(cfg, n_layers=2) for name, cfg in SCHEMES.items()} | {
 }
 
 
-@pytest.fixture(autouse=True, scope="module")
-def compiled_fast():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scoring, "_predict", jax.jit(scoring._predict.__wrapped__, static_argnames="cfg"))
-        patch.setattr(
-            scoring, "prefill", jax.jit(scoring.prefill.__wrapped__, static_argnames=("cfg", "slots", "copies"))
-        )
-        yield
-
-
 @pytest.fixture(scope="module")
 def params():
     return draw(gpt.declare(TINY))
