@@ -9,8 +9,8 @@ Needs the `cuda` extra, PyTorch for CUDA and transformers.
 """
 
 import argparse
+import functools
 import os
-import time
 from dataclasses import replace
 
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the card is the peer's too
@@ -19,48 +19,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from train_step import Peer
+from decode import timed
+from train_step import Peer, our_round, peer_optimizer
 
 from jaxgpt import config, gpt
 from jaxgpt import params as P
 from jaxgpt.generation import generate_tokens
 from jaxgpt.model import prepare
-from jaxgpt.sharding import make_mesh
-from jaxgpt.training.causal_lm import OBJECTIVE as causal_lm
-from jaxgpt.training.causal_lm import flops_per_token
-from jaxgpt.training.config import OptimizerConfig
-from jaxgpt.training.optimizer import make_optimizer
-from jaxgpt.training.state import init_state
-from jaxgpt.training.step import compile_train
 
 STEPS, PROMPT, NEW = 10, 32, 64
 GPT2 = replace(config.gpt2("124M"), vocab_size=50304, bias=False, dtype="bfloat16")
 
 
-def our_steps(batch: int, **fields):
-    """A function that makes STEPS updates, as train.py does."""
-    cfg = replace(GPT2, **fields)
-    mesh, declarations = make_mesh(), causal_lm.declare(cfg)
-    optimizer = make_optimizer(OptimizerConfig(), 1000, P.decay_mask(declarations))
-    state = [init_state(jax.random.key(0), declarations, optimizer, mesh)]
-    tokens = np.random.default_rng(0).integers(cfg.vocab_size, size=(STEPS, batch, cfg.context_length + 1))
-    block = {"inputs": jnp.array(tokens[..., :-1]), "targets": jnp.array(tokens[..., 1:])}
-    update = compile_train(cfg, causal_lm, optimizer, mesh)
-
-    def run():
-        state[0], metrics = update(state[0], block, STEPS)
-        jax.block_until_ready(metrics)
-
-    return run
-
-
 def peer_steps(batch: int):
     torch.set_float32_matmul_precision("high")
     model = Peer(12, 12, 768, 1024, GPT2.vocab_size).cuda()
-    matrices = [p for p in model.parameters() if p.ndim == 2]
-    others = [p for p in model.parameters() if p.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.99), fused=True)
+    optimizer = peer_optimizer(model, fused=True)
     compiled = torch.compile(model)
     tokens = torch.randint(GPT2.vocab_size, (STEPS, batch, 1025), device="cuda")
 
@@ -75,11 +49,6 @@ def peer_steps(batch: int):
         torch.cuda.synchronize()
 
     return run
-
-
-def our_text(weights, cfg, tokens):
-    prompts = tokens.tolist()
-    return lambda: generate_tokens(weights, prompts, cfg, max_new_tokens=NEW)
 
 
 def peer_text(tokens):
@@ -97,12 +66,6 @@ def peer_text(tokens):
     return run
 
 
-def seconds(run) -> float:
-    begun = time.perf_counter()
-    run()
-    return time.perf_counter() - begun
-
-
 def ceilings() -> tuple[float, float]:
     """FLOP/s of a large bfloat16 product, and bytes/s that a large copy reads and writes."""
     a = jax.random.normal(jax.random.key(0), (8192, 8192), jnp.bfloat16)
@@ -111,7 +74,7 @@ def ceilings() -> tuple[float, float]:
 
     def best(run, n):
         jax.block_until_ready(run())
-        return min(seconds(lambda: jax.block_until_ready([run() for _ in range(n)])) / n for _ in range(5))
+        return min(timed(lambda: jax.block_until_ready([run() for _ in range(n)])) / n for _ in range(5))
 
     return 2 * 8192**3 / best(lambda: product(a, a), 10), 2 * wide.nbytes / best(lambda: copy(wide), 4)
 
@@ -120,7 +83,7 @@ def compare(name: str, theirs, ours, units: int, floor: float, rounds: int) -> N
     """Print a row: milliseconds a unit of both, medians; the ratio's median; the floor and its share."""
     for _ in range(2):
         theirs(), ours()
-    pairs = np.array([(seconds(theirs), seconds(ours)) for _ in range(rounds)]) / units * 1e3
+    pairs = np.array([(timed(theirs), timed(ours)) for _ in range(rounds)]) / units * 1e3
     (peer_ms, our_ms), ratio = np.median(pairs, 0), np.median(pairs[:, 0] / pairs[:, 1])
     print(f"{name:34} {peer_ms:9.2f} {our_ms:9.2f} {ratio:6.2f} {floor:9.3f} {floor / our_ms:6.2f}", flush=True)
 
@@ -130,7 +93,6 @@ def main() -> None:
     parser.add_argument("--train", type=int, default=32)
     parser.add_argument("--decode", type=int, nargs="*", default=[1, 8, 64])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--remat", default="none")
     args = parser.parse_args()
 
     flops, bandwidth = ceilings()
@@ -139,8 +101,9 @@ def main() -> None:
           f"{bandwidth / 1e12:.2f} TB/s")  # fmt: skip
     print(f"{'ms a step, medians':34} {'peer':>9} {'jaxgpt':>9} {'ratio':>6} {'floor':>9} {'share':>6}")
     if args.train:
-        floor = flops_per_token(GPT2) * args.train * GPT2.context_length / flops * 1e3
-        ours = our_steps(args.train, remat=args.remat)
+        shape = (12, 12, 768, 1024, GPT2.vocab_size, args.train, STEPS, args.rounds)
+        ours, work = our_round(shape, dtype=GPT2.dtype, activation=GPT2.activation)
+        floor = work / flops * 1e3
         compare(f"training, {args.train} x 1024 tokens", peer_steps(args.train), ours, STEPS, floor, args.rounds)
         torch.cuda.empty_cache()
     declared = gpt.declare(GPT2)
@@ -148,8 +111,8 @@ def main() -> None:
     floor = 2 * (P.count(declared) - GPT2.context_length * GPT2.d_model) / bandwidth * 1e3
     for batch in args.decode:
         tokens = np.random.default_rng(0).integers(0, GPT2.vocab_size, (batch, PROMPT))
-        runs = peer_text(tokens), our_text(weights, GPT2, tokens)
-        compare(f"decoding, batch {batch}", *runs, NEW, floor, args.rounds)
+        ours = functools.partial(generate_tokens, weights, tokens.tolist(), GPT2, max_new_tokens=NEW)
+        compare(f"decoding, batch {batch}", peer_text(tokens), ours, NEW, floor, args.rounds)
 
 
 if __name__ == "__main__":

@@ -9,11 +9,11 @@ operations that the compiler can't merge. llama2.c, a C program of one thread, m
 
 import argparse
 import re
-import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from decode import timed
 
 import jaxgpt
 from jaxgpt import decoding
@@ -47,13 +47,7 @@ def empty_kernel_seconds() -> float:
 
     run = jax.jit(lambda x: jax.lax.fori_loop(0, 200, body, x))
     x = jnp.ones(64)
-    return min(seconds(lambda: jax.block_until_ready(run(x))) for _ in range(9)) / 200 / CHAIN
-
-
-def seconds(run) -> float:
-    begun = time.perf_counter()
-    run()
-    return time.perf_counter() - begun
+    return min(timed(lambda: jax.block_until_ready(run(x))) for _ in range(9)) / 200 / CHAIN
 
 
 def main() -> None:
@@ -73,7 +67,7 @@ def main() -> None:
             assert len(found[0]) == args.new
 
         run(), run()
-        times = [seconds(run) for _ in range(args.rounds)]
+        times = [timed(run) for _ in range(args.rounds)]
         middle, best = (batch * args.new / f(times) for f in (np.median, min))
         kernels = kernels_of_a_step(model, batch, 256)
         step = min(times) / args.new

@@ -74,14 +74,19 @@ class Peer(nn.Module):
         return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
 
-def peer_round(shape):
-    """A function that runs one round of PyTorch steps, with nanoGPT's optimizer groups."""
-    layers, heads, width, context, vocabulary, batch, steps, _ = shape
-    model = Peer(layers, heads, width, context, vocabulary)
+def peer_optimizer(model, **options):
+    """AdamW with nanoGPT's groups: matrices decay."""
     matrices = [p for p in model.parameters() if p.ndim == 2]
     others = [p for p in model.parameters() if p.ndim < 2]
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.99))
+    return torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.99), **options)
+
+
+def peer_round(shape):
+    """A function that runs one round of PyTorch steps."""
+    layers, heads, width, context, vocabulary, batch, steps, _ = shape
+    model = Peer(layers, heads, width, context, vocabulary)
+    optimizer = peer_optimizer(model)
     tokens = torch.randint(vocabulary, (batch, context + 1))
 
     def run():
@@ -96,12 +101,12 @@ def peer_round(shape):
     return run
 
 
-def our_round(shape):
-    """The same of jaxgpt, as train.py runs it."""
+def our_round(shape, **fields):
+    """The same of jaxgpt, as train.py runs it, with these fields of the config; and a step's FLOPs."""
     layers, heads, width, context, vocabulary, batch, steps, _ = shape
     cfg = ModelConfig(
         vocab_size=vocabulary, context_length=context, d_model=width, n_layers=layers, n_heads=heads,
-        bias=False, activation="gelu",
+        bias=False, **{"activation": "gelu"} | fields,
     )  # fmt: skip
     mesh, declarations = make_mesh(), causal_lm.declare(cfg)
     optimizer = make_optimizer(OptimizerConfig(), 1000, P.decay_mask(declarations))
