@@ -21,7 +21,7 @@ def train(config: TrainConfig) -> None:
     from jaxgpt import params
     from jaxgpt.loading import export
     from jaxgpt.sharding import make_mesh
-    from jaxgpt.training import directory, init_from, objectives
+    from jaxgpt.training import directory, init_from, objectives, tuning
     from jaxgpt.training.checkpoints import NOT_EVALUATED, Checkpoints
     from jaxgpt.training.loop import blocks, evaluator, restore_or_init
     from jaxgpt.training.optimizer import make_optimizer
@@ -42,24 +42,27 @@ def train(config: TrainConfig) -> None:
     with first_alone():
         run = directory.claim(config)
         task = objective.open(config, run / "data")
-    config = directory.settle(config, task.tokenizer.vocab_size)
+    config = directory.settle(config, task.tokenizer.vocab_size, task.labels)
     task.check(config)
     loop, model = config.train, config.model
 
-    # The model, the update, and the compiled programs of both.
-    declarations = objective.declare(model)
-    optimizer = make_optimizer(config.optimizer, loop.steps, params.decay_mask(declarations))
-    update = compile_train(model, objective, optimizer, mesh, loop.accumulation)
+    # The model, what of it is trained, the update, and the compiled programs of them.
+    declarations, tuned = objective.declare(model), tuning.find(config)
+    trained = tuned.trained(declarations)
+    optimizer = make_optimizer(config.optimizer, loop.steps, params.decay_mask(trained))
+    update = compile_train(model, objective, optimizer, mesh, loop.accumulation, tuned)
     evaluate = evaluator(config, objective, task, mesh)
 
     with jax.set_mesh(mesh), sigterm() as asked, Checkpoints(run / directory.CHECKPOINTS, loop.keep) as checkpoints:
-        state = restore_or_init(config, checkpoints, declarations, optimizer, mesh, task.identity)
-        directory.write(run, config, task.tokenizer)
+        state = restore_or_init(config, checkpoints, declarations, optimizer, mesh, task.identity, tuned)
+        directory.write(run, config, task.tokenizer, init_from.settings(config, task.labels))
         first = int(state.step)
         with Report(run, config, first, task.flops_per_token(model)) as report:
-            report.say(f"{params.count(declarations):,} parameters on {mesh.size} {jax.devices()[0].device_kind}")
+            report.say(f"{tuned.count(declarations)} on {mesh.size} {jax.devices()[0].device_kind}")
             if first == 0:
-                report.evaluated(0, evaluate(state.params))
+                report.evaluated(0, evaluate(tuned.model(state)))
+                if task.shows_first:
+                    report.say(task.show(tuned.model(state), model, 0))
             for step, end, block in blocks(config, task.train, first, mesh):
                 state, metrics = update(state, block, end - step)
                 tokens = task.train.tokens(step, end)
@@ -68,16 +71,18 @@ def train(config: TrainConfig) -> None:
                 rank, last, stopping = NOT_EVALUATED, end == loop.steps, asked()
                 if last or end % loop.eval_every == 0:
                     with report.pause():
-                        row = evaluate(state.params)
+                        whole = tuned.model(state)
+                        row = evaluate(whole)
                         rank = task.rank(row)  # checkpoints compare by the same batches
-                        row = evaluate(state.params, last=True) if last else row
+                        row = evaluate(whole, last=True) if last else row
                     report.evaluated(end, row)
+                    task.draw(run)
                 if last or stopping or end % (loop.save_every or loop.eval_every) == 0:
                     with report.pause():  # having seen every step so far: one that went wrong is never saved
                         checkpoints.save(state, task.identity, dataclasses.asdict(config), rank)
                 if last or (loop.sample_every and end % loop.sample_every == 0):
                     with report.pause():
-                        report.say(task.show(state.params, model, end))
+                        report.say(task.show(tuned.model(state), model, end))
                 if stopping and not last:
                     checkpoints.wait()  # on disk before it is said
                     report.say(f"SIGTERM: saved step {end}; the same command goes on from there")

@@ -1,4 +1,4 @@
-"""The command line: python -m jaxgpt generate | chat | fill-mask | translate | attention | export | compare ..."""
+"""The command line: python -m jaxgpt generate | chat | fill-mask | translate | attention | evaluate | export | ..."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -10,6 +10,7 @@ from typing import Any, Literal
 import tyro
 
 from jaxgpt.checks import require
+from jaxgpt.evaluation.command import Evaluate
 
 
 @dataclass(frozen=True)
@@ -284,6 +285,7 @@ def main() -> None:
             "fill-mask": FillMask,
             "translate": Translate,
             "attention": Attention,
+            "evaluate": Evaluate,
             "export": Export,
             "compare": Compare,
         },

@@ -12,7 +12,7 @@ from jaxgpt.config import ModelConfig
 from jaxgpt.embeddings import check_ids, check_tokens, embedding_params, head_params, unembed
 from jaxgpt.encoder import encoder
 from jaxgpt.feedforward import activation, dropout, linear, linear_params, norm, norm_params
-from jaxgpt.losses import Sums, cross_entropy
+from jaxgpt.losses import Sums, confusion, cross_entropy
 from jaxgpt.stack import stack_params
 
 Pooling = Literal["mean", "cls", "max"]
@@ -167,7 +167,8 @@ def loss(
     pretraining "positions" and "targets", Int[batch masked], the places of masked tokens and what stood there, and
     "weights", Float[batch masked] (absent: 1): logits are computed at these places only. With "next_sentence",
     Int[batch], 1 where the second text does not follow, its loss is added, "next_correct" and "next_weight" summed.
-    For head = sequence and token "labels", Int[batch] or Int[batch time], and "weights" alike (absent: 1).
+    For head = sequence and token "labels", Int[batch] or Int[batch time], and "weights" alike (absent: 1); of sequence
+    the sums have the `confusion` too.
     Raises ValueError for any other name in the batch, and for ids, places or labels outside their range, as `encode`.
     """
     require(cfg.head not in ("pooled", "none"), "model.head", cfg.head, "one that has a loss")
@@ -182,7 +183,9 @@ def loss(
     if not masked:
         check_ids("labels", batch["labels"], cfg.n_classes or 0)
         logits = classify(params, batch["inputs"], cfg, **inputs, key=key)
-        return cross_entropy(logits, batch["labels"], _weights(batch, batch["labels"]), cfg.label_smoothing)
+        labels, weights = batch["labels"], _weights(batch, batch["labels"])
+        mean, sums = cross_entropy(logits, labels, weights, cfg.label_smoothing)
+        return mean, sums | ({"confusion": confusion(logits, labels, weights)} if cfg.head == "sequence" else {})
 
     check_ids("positions", batch["positions"], batch["inputs"].shape[1])
     check_ids("targets", batch["targets"], cfg.vocab_size)

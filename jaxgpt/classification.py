@@ -1,4 +1,4 @@
-"""The classes of texts, or of pairs of texts, by an encoder that was trained to tell them."""
+"""The classes of texts, or of pairs of texts, by a model that was trained to tell them."""
 
 import functools
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxgpt import bert
+from jaxgpt import bert, gpt
 from jaxgpt.checks import require
 from jaxgpt.config import ModelConfig
 from jaxgpt.model import Model
@@ -32,23 +32,22 @@ def classify_texts(
     max_tokens: where a text is cut, of a pair the longer (None: one over context_length is refused).
     batch_size: texts read at once, those of like length together; in float32 no result depends on it.
     Raises ValueError, before any work, for a model that classifies no texts, and for a text that is too long.
-    Source: Devlin et al. 2019, section 4.1.
+    Sources: Devlin et al. 2019, section 4.1, of an encoder; Radford et al. 2018, section 3.2, of a decoder.
     """
-    cfg = model.config
-    require(cfg.architecture == "encoder", "model.architecture", cfg.architecture, "encoder, to classify")
+    cfg = model.inference_config
     require(cfg.head == "sequence", "model.head", cfg.head, "sequence, to classify texts")
     known = get_args(Scores)
     require(scores is None or scores in known, "scores", scores, f"one of {', '.join(known)}")
     require(batch_size >= 1, "batch_size", batch_size, "a positive integer")
     alone = isinstance(texts, str | tuple)
-    rows, segments = framed(model.tokenizer, [texts] if alone else texts, cfg.context_length, max_tokens)
+    rows, segments, _ = framed(model.tokenizer, [texts] if alone else texts, cfg.context_length, max_tokens)
 
     scores = scores or ("sigmoid" if cfg.n_classes == 1 else "softmax")
     found = np.zeros((len(rows), cfg.n_classes), np.float32)
     for chosen, tokens, real in batches(rows, cfg.context_length, batch_size):
         which = np.zeros_like(tokens)
         which[real] = np.concatenate([segments[i] for i in chosen])
-        found[chosen] = _classify(model.params, tokens, real, which, cfg, scores)[: len(chosen)]
+        found[chosen] = _classify(model.inference_params, tokens, real, which, cfg, scores)[: len(chosen)]
     return found[0] if alone else found
 
 
@@ -61,6 +60,9 @@ def _classify(
     cfg: ModelConfig,
     scores: Scores,
 ) -> Float[Array, "batch classes"]:
-    segments = segments if cfg.n_segments > 1 else None  # DistilBERT and RoBERTa tell no segments
-    logits = bert.classify(params, tokens, cfg, mask=mask, segments=segments)
+    if cfg.architecture == "decoder":
+        logits = gpt.classify(params, tokens, cfg, mask=mask)
+    else:
+        segments = segments if cfg.n_segments > 1 else None  # DistilBERT and RoBERTa tell no segments
+        logits = bert.classify(params, tokens, cfg, mask=mask, segments=segments)
     return {"softmax": jax.nn.softmax, "sigmoid": jax.nn.sigmoid, "none": lambda x: x}[scores](logits)

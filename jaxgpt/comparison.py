@@ -119,7 +119,7 @@ def _forward(params: dict, tokens: Sequence[Int[Array, "1 time"]], cfg: ModelCon
     """What transformers' model returns first: logits, or a bare model's states."""
     match cfg.architecture:
         case "decoder":
-            return gpt.apply(params, *tokens, cfg)
+            return gpt.classify(params, *tokens, cfg) if cfg.head == "sequence" else gpt.apply(params, *tokens, cfg)
         case "encoder-decoder":
             return seq2seq.apply(params, *tokens, cfg)
     if cfg.head in ("sequence", "token"):
@@ -136,7 +136,9 @@ def _encoder_runs(model: Model, peer: Any, inputs: dict) -> tuple[Callable, Call
         with torch.no_grad():
             return peer(**tensors)
 
-    return lambda: jax.block_until_ready(_forward(model.params, tuple(inputs.values()), model.config)), there
+    return lambda: jax.block_until_ready(
+        _forward(model.inference_params, tuple(inputs.values()), model.inference_config)
+    ), there
 
 
 def _greedy_runs(model: Model, peer: Any, ids: list[int], new: int) -> tuple[Callable, Callable]:
@@ -144,7 +146,7 @@ def _greedy_runs(model: Model, peer: Any, ids: list[int], new: int) -> tuple[Cal
     import torch
     import transformers
 
-    cfg, ends, start = model.decode_config, model.generation.end_tokens, model.generation.start_token
+    cfg, ends, start = model.inference_config, model.generation.end_tokens, model.generation.start_token
     tokens = torch.tensor([ids])
     plain = transformers.GenerationConfig(
         max_new_tokens=new, eos_token_id=list(ends) or None, decoder_start_token_id=start, pad_token_id=0
@@ -152,9 +154,9 @@ def _greedy_runs(model: Model, peer: Any, ids: list[int], new: int) -> tuple[Cal
 
     def here():
         if cfg.architecture == "decoder":
-            return generate_tokens(model.decode_params, [ids], cfg, max_new_tokens=new, end_tokens=ends)[0]
+            return generate_tokens(model.inference_params, [ids], cfg, max_new_tokens=new, end_tokens=ends)[0]
         options = {"start": start, "end": ends[0], "beam": 1, "max_new_tokens": new}
-        return translate_tokens(model.decode_params, [ids], cfg, **options)[0]
+        return translate_tokens(model.inference_params, [ids], cfg, **options)[0]
 
     def there():
         peer.generation_config = plain

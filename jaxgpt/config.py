@@ -127,12 +127,12 @@ class ModelConfig:
     tie_embeddings: bool = True
     """The head is the token embedding, transposed. A model without a language-model head has nothing to tie."""
     head_bias: bool = False
-    """Bias of the logits (Marian). A masked-LM head has one anyway. Not in an encoder."""
+    """Bias of the logits (Marian). A masked-LM head has one anyway. Not in an encoder, nor with head = sequence."""
     logit_scale: float | None = None
-    """What states are multiplied by before the head (None: 1; T5: 1 / sqrt(d_model)). Not in an encoder."""
+    """What states are multiplied by before the head (None: 1; T5: 1 / sqrt(d_model)). As head_bias."""
     head: Literal["lm", "pretraining", "sequence", "token", "pooled", "none"] = "lm"
-    """What an encoder's states are read by: lm fills in masked tokens, pretraining also tells whether the second text
-    follows the first, sequence and token classify, pooled makes a vector of a text. The other architectures have lm."""
+    """What the states are read by: lm gives tokens, pretraining also tells whether the second text follows the first,
+    sequence and token classify, pooled makes a vector. A decoder has lm or sequence, an encoder-decoder lm."""
     pooler_activation: Literal["tanh", "relu"] | None = None
     """Nonlinearity of a text's vector (None: tanh; DistilBERT: relu). Only for head = pretraining, sequence, pooled."""
     n_classes: int | None = None
@@ -140,7 +140,7 @@ class ModelConfig:
     dropout: float = 0.0
     """Probability of zeroing an activation; acts only where a key is passed."""
     label_smoothing: float = 0.0
-    """Share of each target's probability that the loss spreads over the whole vocabulary."""
+    """Share of each target's probability that the loss spreads over the whole vocabulary, or over all classes."""
     init_std: float = 0.02
     """Standard deviation of the initial weights; in pre-norm models residual outputs get it / sqrt(2 n_layers)."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -171,10 +171,12 @@ class ModelConfig:
         for field, architecture in (("n_encoder_layers", "encoder-decoder"), ("n_segments", "encoder")):
             unread = self.architecture != architecture and getattr(self, field)
             check(not unread, field, getattr(self, field), f"nothing, as only architecture={architecture!r} reads it")
-        check(self.architecture == "encoder" or self.head == "lm", "head", self.head, "lm, but for an encoder")
+        heads = {"decoder": ("lm", "sequence"), "encoder-decoder": ("lm",)}.get(self.architecture, (self.head,))
+        check(self.head in heads, "head", self.head, f"{' or '.join(heads)}, as architecture={self.architecture!r}")
         for field in ("head_bias", "logit_scale"):
-            unread = self.architecture == "encoder" and getattr(self, field)
-            check(not unread, field, getattr(self, field), "nothing, as architecture='encoder' does not read it")
+            reads = self.architecture != "encoder" and self.head == "lm"
+            expected = f"nothing, as architecture={self.architecture!r} with head={self.head!r} does not read it"
+            check(reads or not getattr(self, field), field, getattr(self, field), expected)
         pools = self.architecture == "encoder" and self.head in ("pretraining", "sequence", "pooled")
         expected = "None, as only an encoder with head='pretraining', 'sequence' or 'pooled' reads it"
         check(pools or self.pooler_activation is None, "pooler_activation", self.pooler_activation, expected)

@@ -72,7 +72,12 @@ def head_params(cfg: ModelConfig) -> dict:
 
 def unembed(params: dict, x: Float[Array, "batch time d_model"], cfg: ModelConfig) -> Float[Array, "batch time vocab"]:
     """States to float32 logits, by the token embedding or the head's own matrix. params: the whole model's."""
-    matrix, letters = (params["embedding"]["token"], "VD") if cfg.tie_embeddings else (params["head"]["kernel"], "DV")
+    if cfg.tie_embeddings:
+        matrix, letters = params["embedding"]["token"], "VD"
+    elif "transposed" in params["head"]:  # as in `linear`
+        matrix, letters = params["head"]["transposed"], "VD"
+    else:
+        matrix, letters = params["head"]["kernel"], "DV"
     x = x if cfg.logit_scale is None else x * cfg.logit_scale
     rows = x if time_is_cut() else x.reshape(-1, cfg.d_model)  # as in `linear`
     logits = _product(rows, matrix.astype(cfg.dtype), f"...D,{letters}->...V")

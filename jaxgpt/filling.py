@@ -45,7 +45,7 @@ def fill_mask(
     made to fill in tokens, a tokenizer without a mask token, and a top_k that can't be used.
     Source: Devlin et al. 2019, section 3.1, task 1.
     """
-    cfg, tokenizer = model.config, model.tokenizer
+    cfg, tokenizer = model.inference_config, model.tokenizer
     require(cfg.architecture == "encoder", "model.architecture", cfg.architecture, "encoder, to fill in tokens")
     require(cfg.head in ("lm", "pretraining"), "model.head", cfg.head, "lm or pretraining, to fill in tokens")
     all_ids = set(tokenizer.ids)
@@ -63,7 +63,8 @@ def fill_mask(
         padded = np.zeros((power_of_two(len(blanks)), 2), np.int32)
         padded[: len(blanks)] = blanks
         scores, ids = (
-            np.asarray(x).tolist() for x in _likeliest(model.params, tokens, real, padded, known, listed, cfg, top_k)
+            np.asarray(x).tolist()
+            for x in _likeliest(model.inference_params, tokens, real, padded, known, listed, cfg, top_k)
         )
         for (row, place), *best in zip(blanks.tolist(), scores, ids, strict=False):
             i = chosen[row]

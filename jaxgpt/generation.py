@@ -100,7 +100,7 @@ def pieces(
     that completes a stop string, as in transformers; otherwise a text goes on from its prompt, and ends before it.
     Raises ValueError, here and not at the first piece, for what can't be used.
     """
-    cfg, tokenizer = model.decode_config, model.tokenizer
+    cfg, tokenizer = model.inference_config, model.tokenizer
     if "" in stop:
         raise ValueError("stop: found '', expected strings of at least one character")
     ends = frozenset(model.generation.end_tokens if end_tokens is None else end_tokens)
@@ -110,7 +110,7 @@ def pieces(
     texts = [StreamedText(tokenizer, row, stop, unsaid, through=alone) for row in rows]
     stopped = np.zeros(len(texts), bool)
     chunks = _chunks(
-        model.decode_params, prompts, cfg, max_new_tokens, sampler, ends, keys, num_samples,
+        model.inference_params, prompts, cfg, max_new_tokens, sampler, ends, keys, num_samples,
         frozenset(tokenizer.ids).difference(model.generation.banned_tokens),
         min(chunk, WATCHED_CHUNK) if stop else chunk, stopped,
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""GPT: the decoder and a language-model head. GPT-1, GPT-2, GPT-3 and Llama 2 are configs of it."""
+"""GPT: the decoder, and a head that gives the next token or the class of a text. GPT-1 to 3 and Llama are configs."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
@@ -9,14 +9,20 @@ from jaxgpt.checks import nearest, require
 from jaxgpt.config import ModelConfig
 from jaxgpt.decoder import decoder
 from jaxgpt.embeddings import check_ids, check_tokens, embedding_params, head_params, unembed
-from jaxgpt.losses import Sums, cross_entropy
+from jaxgpt.feedforward import linear, linear_params
+from jaxgpt.losses import Sums, confusion, cross_entropy
 from jaxgpt.stack import stack_params
 
 
 def declare(cfg: ModelConfig) -> dict:
-    """Every parameter's declaration; an untied head is a matrix of its own."""
+    """Every parameter's declaration; an untied head is a matrix of its own, as is one that classifies."""
     require(cfg.architecture == "decoder", "model.architecture", cfg.architecture, "decoder, for gpt")
-    return {"embedding": embedding_params(cfg)} | stack_params(cfg, cfg.n_layers) | head_params(cfg)
+    params = {"embedding": embedding_params(cfg)} | stack_params(cfg, cfg.n_layers)
+    if cfg.head == "sequence":
+        return params | {
+            "classifier": linear_params({"embed": cfg.d_model}, {"classes": cfg.n_classes}, cfg.init_std, False)
+        }
+    return params | head_params(cfg)
 
 
 def init(key: Key[Array, ""], cfg: ModelConfig) -> dict:
@@ -44,6 +50,7 @@ def hidden(
 
 def head(params: dict, x: Float[Array, "batch time d_model"], cfg: ModelConfig) -> Float[Array, "batch time vocab"]:
     """Hidden states to float32 logits."""
+    require(cfg.head == "lm", "model.head", cfg.head, "lm, to give tokens")
     return unembed(params, x, cfg)
 
 
@@ -73,22 +80,51 @@ def apply(
     return logits if cache is None else (logits, cache)
 
 
+def classify(
+    params: dict,
+    tokens: Int[Array, "batch time"],
+    cfg: ModelConfig,
+    *,
+    mask: Bool[Array, "batch time"] | None = None,
+    key: Key[Array, ""] | None = None,
+) -> Float[Array, "batch classes"]:
+    """Float32 logits of the classes, read from the state of each text's last real token.
+
+    Arguments and errors as of `apply`. Source: Radford et al. 2018, section 3.2; the matrix has no bias, as in
+    transformers' GPT2ForSequenceClassification.
+    """
+    require(cfg.head == "sequence", "model.head", cfg.head, "sequence, to classify")
+    check_tokens("tokens", tokens, cfg)
+    x, _ = hidden(params, tokens, cfg, mask=mask, key=key)
+    last = jnp.full((x.shape[0],), -1) if mask is None else x.shape[1] - 1 - mask[:, ::-1].argmax(1)
+    x = jnp.take_along_axis(x, last[:, None, None], 1)
+    return linear(P.cast(params["classifier"], cfg.dtype), x)[:, 0].astype(jnp.float32)
+
+
 def loss(
     params: dict, batch: dict[str, Array], cfg: ModelConfig, *, key: Key[Array, ""] | None = None
 ) -> tuple[Float[Array, ""], Sums]:
-    """Mean cross-entropy of the targets, in nats a token, and the sums of `cross_entropy`.
+    """Mean cross-entropy of the targets, in nats a token or text, and the sums of `cross_entropy`.
 
     batch: "inputs" and "targets", Int[batch time], and optionally "weights", Float[batch time], each target's share
-    (absent: 1, and 0 where a segment is padding), and "segments" as in `apply`.
-    Raises ValueError for any other name in the batch; and as `apply` does, for a target's id too.
+    (absent: 1, and 0 where a segment is padding), and "segments" as in `apply`. For head = sequence "inputs" and
+    "labels", Int[batch], and optionally "mask" as in `classify` and "weights", Float[batch]; then the sums have the
+    `confusion` too.
+    Raises ValueError for any other name in the batch; and as `apply` does, for a target's id or a label too.
     """
+    classes = cfg.head == "sequence"
+    target = "labels" if classes else "targets"
+    known = ("inputs", target, "weights", "mask" if classes else "segments")
     for name in batch:
-        known = ("inputs", "targets", "weights", "segments")
         require(name in known, "batch", name, nearest(name, known))
-    check_ids("targets", batch["targets"], cfg.vocab_size)
-    logits = apply(params, batch["inputs"], cfg, segments=batch.get("segments"), key=key)
+    check_ids(target, batch[target], cfg.n_classes if classes else cfg.vocab_size)
+    if classes:
+        logits = classify(params, batch["inputs"], cfg, mask=batch.get("mask"), key=key)
+    else:
+        logits = apply(params, batch["inputs"], cfg, segments=batch.get("segments"), key=key)
     weights = batch.get("weights")
     if weights is None:
-        real = batch["segments"] > 0 if "segments" in batch else jnp.ones_like(batch["targets"])
+        real = batch["segments"] > 0 if "segments" in batch else jnp.ones_like(batch[target])
         weights = real.astype(logits.dtype)
-    return cross_entropy(logits, batch["targets"], weights, cfg.label_smoothing)
+    mean, sums = cross_entropy(logits, batch[target], weights, cfg.label_smoothing)
+    return mean, sums | ({"confusion": confusion(logits, batch[target], weights)} if classes else {})

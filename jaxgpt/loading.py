@@ -9,16 +9,21 @@ from jax.sharding import Mesh
 from jaxgpt import params as P
 from jaxgpt import tokenizers
 from jaxgpt.checks import require
-from jaxgpt.model import Model, declarations, prepare
+from jaxgpt.finetuning import lora, peft
+from jaxgpt.model import Model, by_layer, declarations
 from jaxgpt.pretrained.folder import SHARD_BYTES, read_model, write_model
 from jaxgpt.pretrained.hub import find_folder
+from jaxgpt.tokenizers.base import read_object
+from jaxgpt.training import init_from, tuning
 from jaxgpt.training.checkpoints import restore_params
-from jaxgpt.training.directory import CHECKPOINTS, CONFIG_FILE, has_checkpoint, read_config
+from jaxgpt.training.config import TrainConfig, TuneConfig
+from jaxgpt.training.directory import CHECKPOINTS, CONFIG_FILE, has_checkpoint, read_config, read_settings
 
 
 def load(path: str | Path, *, dtype: str | None = None, mesh: Mesh | None = None, revision: str | None = None) -> Model:
     """The model of a run directory, of a folder in Hugging Face's layout, or of a repository of the hub.
 
+    A folder with PEFT's adapter_config.json, and no model of its own, is the model it names with the adapter merged.
     A run's parameters are those of its best checkpoint. Layers come as a tuple, one tree each.
     dtype: float32, bfloat16 or float16, of parameters and activations (None: as they were saved). mesh: where the
     parameters go, each device's part straight from the file (None: to one device). revision: of a repository.
@@ -27,9 +32,13 @@ def load(path: str | Path, *, dtype: str | None = None, mesh: Mesh | None = None
     """
     require(dtype in (None, "float32", "bfloat16", "float16"), "dtype", dtype, "float32, bfloat16 or float16")
     folder = find_folder(path, revision)
-    if has_checkpoint(folder):
+    exported = (folder / "config.json").is_file()
+    # The files of a run that trained a part of a model are whole, its checkpoints need that model.
+    if has_checkpoint(folder) and not (exported and read_config(folder).tune != TuneConfig()):
         return _read_run(folder, dtype, mesh)
-    if (folder / CONFIG_FILE).is_file() and not (folder / "config.json").is_file():
+    if (folder / peft.CONFIG).is_file() and not exported:
+        return _read_adapted(folder, dtype, mesh)
+    if (folder / CONFIG_FILE).is_file() and not exported:
         raise FileNotFoundError(f"{folder}: found a run without a checkpoint, expected one that has saved its first")
     return read_model(folder, dtype=dtype, mesh=mesh)
 
@@ -51,17 +60,25 @@ def export(
 ) -> str:
     """Make a run directory a folder of Hugging Face's layout too (or write one to `out`); returns its family's name.
 
-    What `load` finds in the run: the parameters of its best checkpoint, on the mesh on their way. Raises as `save`.
+    What `load` finds in the run: the parameters of its best checkpoint, on the mesh on their way. The adapter of a run
+    that trained one is merged, and lies in the folder `adapter` as PEFT's. Raises as `save`.
     """
     folder = Path(run)
     require(has_checkpoint(folder), "run", os.fspath(run), "the directory of a run that has saved a checkpoint")
     target = folder if out is None else Path(out)
     require(target == folder or not has_checkpoint(target), "out", os.fspath(target), "no other run's directory")
-    return write_model(load(folder, mesh=mesh), target, max_shard_bytes=max_shard_bytes).name
+    family = write_model(_read_run(folder, None, mesh), target, max_shard_bytes=max_shard_bytes).name
+    config = read_config(folder)
+    if config.tune.lora_rank > 0:
+        head = _trained(folder, config, mesh)
+        found = peft.Adapter(tuning.adapter_settings(config), head.pop(tuning.ADAPTER), head, config.init_from)
+        peft.save_adapter(found, target / "adapter", config.model, family)
+    return family
 
 
 def _read_run(folder: Path, dtype: str | None, mesh: Mesh | None) -> Model:
-    cfg = read_config(folder).model
+    config = read_config(folder)
+    cfg, tuned = config.model, tuning.find(config)
     tokenizer = tokenizers.load(folder)
     require(
         tokenizer.vocab_size <= cfg.vocab_size,
@@ -70,5 +87,22 @@ def _read_run(folder: Path, dtype: str | None, mesh: Mesh | None) -> Model:
         f"at most model.vocab_size={cfg.vocab_size}",
     )
     cfg = cfg if dtype is None else replace(cfg, dtype=dtype)
-    found = restore_params(folder / CHECKPOINTS, P.abstract(declarations(cfg), mesh))
-    return Model(cfg, prepare(found, dtype or "float32"), tokenizer)
+    found = _trained(folder, config, mesh)
+    if config.tune != TuneConfig():
+        found = tuned.whole(found, init_from.frozen(config.init_from, declarations(cfg), tuned, mesh))
+    return Model(cfg, by_layer(found, dtype or "float32"), tokenizer, read_settings(folder))
+
+
+def _trained(folder: Path, config: TrainConfig, mesh: Mesh | None) -> dict:
+    """What the run trained of its model."""
+    trained = tuning.find(config).trained(declarations(config.model))
+    return restore_params(folder / CHECKPOINTS, P.abstract(trained, mesh))
+
+
+def _read_adapted(folder: Path, dtype: str | None, mesh: Mesh | None) -> Model:
+    base = read_object(folder / peft.CONFIG).get("base_model_name_or_path")
+    expected = "the folder or repository of a model"
+    require(isinstance(base, str), f"{folder / peft.CONFIG}: base_model_name_or_path", base, expected)
+    model = load(base, dtype=dtype, mesh=mesh)
+    adapter = peft.load_adapter(folder, model.config, model.settings.family)
+    return replace(model, params=lora.adapt(model.params, adapter.params, adapter.config) | adapter.head)

@@ -1,10 +1,11 @@
-"""Cross-entropy: of next tokens, of masked ones, of classes."""
+"""Cross-entropy: of next tokens, of masked ones, of classes; and of which of two answers is preferred."""
 
+import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-Sums = dict[str, Float[Array, ""]]
+Sums = dict[str, Float[Array, "..."]]
 
 
 def cross_entropy(
@@ -30,3 +31,26 @@ def cross_entropy(
         uniform = nats + target - logits.mean(-1)
         loss = (((1 - smoothing) * nats + smoothing * uniform) * weights).sum()
     return loss / jnp.maximum(total, 1e-9), sums
+
+
+def confusion(
+    logits: Float[Array, "batch classes"], labels: Int[Array, "batch"], weights: Float[Array, "batch"]
+) -> Float[Array, "classes classes"]:
+    """The weight of the texts of each class (rows) that the likeliest class (columns) of each is."""
+    n = logits.shape[-1]
+    real = jnp.eye(n)[labels] * weights[:, None]
+    return jnp.einsum("bi,bj->ij", real, jnp.eye(n)[logits.argmax(-1)])
+
+
+def dpo(
+    chosen: Float[Array, "batch"],
+    rejected: Float[Array, "batch"],
+    reference: Float[Array, "batch"],
+    beta: Float[Array, "batch"] | float,
+) -> Float[Array, "batch"]:
+    """The loss of preferring one answer to another, in nats: -log sigmoid(beta * (log-ratio - the reference's)).
+
+    chosen, rejected: log p of either answer. reference: their difference by the model that is begun with.
+    Source: Rafailov et al. 2023, "Direct Preference Optimization", equation 7.
+    """
+    return -jax.nn.log_sigmoid(beta * (chosen - rejected - reference))

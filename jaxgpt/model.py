@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import jax
+import jax.numpy as jnp
 
 from jaxgpt import bert, gpt, seq2seq
 from jaxgpt import params as P
@@ -67,6 +68,9 @@ class Settings:
     prefixes: tuple[tuple[str, str], ...] = ()
     """Pairs of a task and what a text for it begins with ("summarization", "summarize: ")."""
 
+    def __post_init__(self):
+        check_types(self)
+
 
 @dataclass(frozen=True, eq=False)
 class Model:
@@ -86,16 +90,16 @@ class Model:
         return replace(found, end_tokens=(self.tokenizer.end_of_text,))
 
     @cached_property
-    def decode_config(self) -> ModelConfig:
-        """The config to decode with. On a CPU in float32: there XLA widens what is less before every product, again
+    def inference_config(self) -> ModelConfig:
+        """The config to compute with. On a CPU in float32: there XLA widens what is less before every product, again
         in every dispatch, which takes longer than many tokens do."""
         return replace(self.config, dtype="float32") if jax.default_backend() == "cpu" else self.config
 
     @cached_property
-    def decode_params(self) -> dict:
+    def inference_params(self) -> dict:
         """Parameters `prepare`d for it, made on first use and kept as long as the model: a second copy of the layers,
         unless they are so already."""
-        return prepare(self.params, self.decode_config.dtype)
+        return prepare(self.params, self.inference_config.dtype)
 
 
 def declarations(cfg: ModelConfig) -> dict:
@@ -103,19 +107,45 @@ def declarations(cfg: ModelConfig) -> dict:
     return {"decoder": gpt, "encoder": bert, "encoder-decoder": seq2seq}[cfg.architecture].declare(cfg)
 
 
-def prepare(params: dict, dtype: str) -> dict:
-    """The same parameters in this dtype, one tree a layer: a loop over tokens then copies no weights.
-
-    What is so already is returned as it is.
-    """
+def by_layer(params: dict, dtype: str) -> dict:
+    """The same parameters in this dtype, one tree a layer. What is so already is returned as it is."""
     stacks = [params, params.get("encoder", {}), params.get("decoder", {})]
     unstacked = not any(isinstance(stack.get("layers"), dict) for stack in stacks)
     ready = unstacked and all(x.dtype == dtype for x in jax.tree.leaves(params))
-    return params if ready else _prepare(params, dtype)
+    return params if ready else _by_layer(params, dtype)
+
+
+def prepare(params: dict, dtype: str) -> dict:
+    """The same parameters to compute with but not to learn: in this dtype, one tree a layer, so that a loop over tokens
+    copies no weights; on a CPU each kernel transposed, whose products there take 0.5 to 0.85 of the time.
+
+    What is so already is returned as it is.
+    """
+    if jax.default_backend() != "cpu":
+        return by_layer(params, dtype)
+    ready = not any(path[-1].key == "kernel" for path, _ in jax.tree_util.tree_leaves_with_path(params))
+    return by_layer(params, dtype) if ready else _transposed(by_layer(params, dtype))
+
+
+@jax.jit
+def _transposed(params: dict) -> dict:
+    def turn(tree, name=""):
+        if isinstance(tree, tuple):
+            return tuple(map(turn, tree))
+        if not isinstance(tree, dict):
+            return tree
+        found = {name: turn(branch, name) for name, branch in tree.items()}
+        if "kernel" in found:
+            kernel = found.pop("kernel")
+            inputs = kernel.ndim - 1 if name == "output" else 1  # the heads, of attention's output
+            found["transposed"] = jnp.moveaxis(kernel, range(inputs), range(-inputs, 0))
+        return found
+
+    return turn(params)
 
 
 @functools.partial(jax.jit, static_argnames="dtype")
-def _prepare(params: dict, dtype: str) -> dict:
+def _by_layer(params: dict, dtype: str) -> dict:
     def unstack(tree, name=""):
         if name == "layers":
             return P.unstack(tree, len(jax.tree.leaves(tree)[0]))

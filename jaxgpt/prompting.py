@@ -26,6 +26,11 @@ def few_shot(template: str, query: Example, shots: Sequence[Example] = (), *, se
     return separator.join([*texts, _write(fields[:label], query, "query") + fields[label][0]])
 
 
+def template_fields(template: str) -> list[str]:
+    """The fields that an example must have, the label last. Raises ValueError as `few_shot` does."""
+    return [field for _, field in _fields(template) if field is not None]
+
+
 def choose_shots(examples: Sequence[Example], k: int, *, seed: int = 0) -> list[Example]:
     """k of the examples, drawn by the seed: equally many of each label, or one more of some, in a drawn order.
 

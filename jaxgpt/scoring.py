@@ -80,7 +80,7 @@ def score(
 
     continuations: those of every prompt, or a list of them for each. per: "text", the whole continuation; or "token" or
     "byte", its mean over them, so that a longer one is no less likely for its length.
-    An empty prompt is `Tokenizer.start`. But for rounding, no score depends on the prompts beside its own.
+    An empty prompt, unless it is framed, is `Tokenizer.start`. But for rounding, no score depends on those beside it.
     Raises ValueError, before any work, where there is no continuation, an empty one, or one that is with its prompt
     longer than context_length; and for a model that is no decoder.
     """
@@ -99,7 +99,7 @@ def score(
         require(text != "", name, text, "at least one character")
     pairs = encode_pairs(model.tokenizer, texts)
     _check(pairs, model.config, names.__getitem__)
-    found = loglikelihoods(model.decode_params, pairs, model.decode_config)
+    found = loglikelihoods(model.inference_params, pairs, model.inference_config)
     lengths = {
         "text": lambda pair, text: 1,
         "token": lambda pair, text: len(pair[1]),
@@ -113,13 +113,14 @@ def score(
 def encode_pairs(tokenizer: Tokenizer, texts: Sequence[tuple[str, str]]) -> list[tuple[list[int], list[int]]]:
     """The tokens of (prompt, continuation): white space between the two belongs to the continuation.
 
-    That is what encode(prompt + continuation) has after as many tokens as encode(prompt), with the prompt's trailing
-    white space moved to the continuation: " positive" is the one token that a model has seen after "Sentiment:".
+    That is what encode(prompt + continuation) has after as many tokens as encode(prompt), both framed (<s> prompt,
+    Llama's), with the prompt's trailing white space moved to the continuation: " positive" is the one token that a
+    model has seen after "Sentiment:".
     Source: lm-evaluation-harness, `TemplateLM._encode_pair`.
     """
     prompts = [prompt.rstrip() for prompt, _ in texts]
-    contexts = tokenizer.encode_batch(prompts)
-    wholes = tokenizer.encode_batch([prompt + continuation for prompt, continuation in texts])
+    contexts = map(tokenizer.frame, tokenizer.encode_batch(prompts))
+    wholes = map(tokenizer.frame, tokenizer.encode_batch([prompt + continuation for prompt, continuation in texts]))
     return [
         (context or tokenizer.start, whole[len(context) :]) for context, whole in zip(contexts, wholes, strict=True)
     ]

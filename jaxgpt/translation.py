@@ -54,9 +54,9 @@ def translate(
     many = [texts] if isinstance(texts, str) else list(texts)
     sources, choices = source_rows(model, many), target_choices(model)
     targets = translate_tokens(
-        model.decode_params,
+        model.inference_params,
         sources,
-        model.decode_config,
+        model.inference_config,
         **choices,
         beam=beam,
         length_penalty=length_penalty,

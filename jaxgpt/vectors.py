@@ -33,16 +33,16 @@ def embed_texts(
     Raises ValueError, before any work, for a model that is no encoder.
     Source: Reimers and Gurevych 2019, "Sentence-BERT", section 3.
     """
-    cfg, settings = model.config, model.settings
+    cfg, settings = model.inference_config, model.settings
     require(cfg.architecture == "encoder", "model.architecture", cfg.architecture, "encoder, to make vectors")
     require(batch_size >= 1, "batch_size", batch_size, "a positive integer")
     longest = min(settings.max_tokens or cfg.context_length, cfg.context_length)
-    rows, _ = framed(model.tokenizer, [texts] if isinstance(texts, str) else texts, cfg.context_length, longest)
+    rows, *_ = framed(model.tokenizer, [texts] if isinstance(texts, str) else texts, cfg.context_length, longest)
     pooling = pooling or settings.pooling or "mean"
     normalize = settings.normalize if normalize is None else normalize
     found = np.zeros((len(rows), cfg.d_model), np.float32)
     for chosen, tokens, real in batches(rows, longest, batch_size):
-        found[chosen] = _vectors(model.params, tokens, real, cfg, pooling, normalize)[: len(chosen)]
+        found[chosen] = _vectors(model.inference_params, tokens, real, cfg, pooling, normalize)[: len(chosen)]
     return found[0] if isinstance(texts, str) else found
 
 
@@ -54,13 +54,13 @@ def token_states(
     max_tokens: where a text is cut, at most context_length (None: one that is longer is refused).
     batch_size: as of `embed_texts`. Raises ValueError, before any work, for a model that is no encoder.
     """
-    cfg = model.config
+    cfg = model.inference_config
     require(cfg.architecture == "encoder", "model.architecture", cfg.architecture, "encoder, to read states of")
     require(batch_size >= 1, "batch_size", batch_size, "a positive integer")
-    rows, _ = framed(model.tokenizer, texts, cfg.context_length, max_tokens)
+    rows, *_ = framed(model.tokenizer, texts, cfg.context_length, max_tokens)
     found: list = [None] * len(rows)
     for chosen, tokens, real in batches(rows, cfg.context_length, batch_size):
-        states = np.asarray(_states(model.params, tokens, real, cfg), np.float32)
+        states = np.asarray(_states(model.inference_params, tokens, real, cfg), np.float32)
         for i, row in zip(chosen, states, strict=False):
             found[i] = row[: len(rows[i])]
     return found

@@ -23,6 +23,15 @@ install_import_hook("jaxgpt", "beartype.beartype")
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
+LONG = ("test_plan", "test_train", "test_seq2seq", "test_exported_runs", "test_train_objectives", "test_multiprocess")
+
+
+def pytest_collection_modifyitems(items):
+    """The longest files first: of several workers none is left with one when the others are done."""
+    places = {name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(LONG)))
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real data and checkpoints beside the checkout; tests that need it skip without it."""

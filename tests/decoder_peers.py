@@ -32,11 +32,11 @@ YARN = {"factor": 4.0, "original_max_position_embeddings": 24, "beta_fast": 4.0}
 LONG = {"short_factor": [1.0, 1.5], "long_factor": [2.0, 7.0]}
 
 
-def make(kind: str, values: dict):
+def make(kind: str, values: dict, task: str = "CausalLM"):
     """transformers' model of these fields, every parameter drawn: zero biases and unit gains hide mistakes."""
     pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
-    architecture = "GPT2LMHeadModel" if kind == "GPT2" else f"{kind}ForCausalLM"
+    architecture = "GPT2LMHeadModel" if (kind, task) == ("GPT2", "CausalLM") else f"{kind}For{task}"
     return fill(getattr(transformers, architecture)(getattr(transformers, f"{kind}Config")(**values)))
 
 

@@ -30,12 +30,12 @@ ROWS = [
     ["inspection"],
     ["pictures"],
     ["pretrained"],
+    ["finetuning"],
     ["training"],
     ["loading"],
     ["comparison"],
-    ["finetuning"],
     ["pipelines"],
-    ["chat"],
+    ["chat", "evaluation"],
     ["__main__"],
 ]
 ROW = {name: i for i, row in enumerate(ROWS) for name in row}

@@ -240,12 +240,12 @@ def test_on_a_cpu_a_model_of_low_precision_decodes_in_float32(model, monkeypatch
     halves = jax.tree.map(lambda x: x.astype("bfloat16"), model.params)
     low = Model(replace(TINY, dtype="bfloat16"), halves, model.tokenizer)
     wide = Model(TINY, jax.tree.map(lambda x: x.astype("float32"), halves), model.tokenizer)
-    assert low.decode_config == TINY
+    assert low.inference_config == TINY
     assert text_of(low, "abc") == text_of(wide, "abc")
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     there = Model(low.config, halves, model.tokenizer)
-    assert there.decode_config == low.config
-    assert {leaf.dtype.name for leaf in jax.tree.leaves(there.decode_params)} == {"bfloat16"}
+    assert there.inference_config == low.config
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(there.inference_params)} == {"bfloat16"}
 
 
 def test_text_is_the_text_of_the_tokens(model, params):

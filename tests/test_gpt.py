@@ -117,6 +117,12 @@ FAMILIES = {
 }
 
 
+CLASSIFIER = replace(TINY, n_layers=1, head="sequence", n_classes=5)
+LENGTHS = np.array([7, 1, 4])
+hidden = jax.jit(gpt.hidden, static_argnums=2)
+classify = jax.jit(gpt.classify, static_argnums=2)
+
+
 def relative_error(found, wanted) -> float:
     return float(np.abs(np.asarray(found, np.float64) - wanted).max() / np.abs(wanted).max())
 
@@ -294,6 +300,77 @@ def test_low_precision_logits_and_gradients_are_float32(tied):
 
 def test_head_and_hidden_are_the_two_halves_of_apply():
     params, tokens = draw(gpt.declare(ONE)), draw_tokens(ONE, 2, 5)
-    x, cache = jax.jit(gpt.hidden, static_argnums=2)(params, tokens, ONE)
+    x, cache = hidden(params, tokens, ONE)
     assert cache is None
     np.testing.assert_allclose(gpt.head(params, x, ONE), apply(params, tokens, ONE), atol=1e-5)
+
+
+def classified(cfg=CLASSIFIER):
+    """Parameters, texts of LENGTHS with their classes, and each one's logits by the formula, without padding."""
+    params, tokens = draw(gpt.declare(cfg)), draw_tokens(cfg, 3, 7)
+    texts = [tokens[[i], :n] for i, n in enumerate(LENGTHS)]
+    states = np.stack([hidden(params, text, cfg)[0][0, -1] for text in texts]).astype(np.float64)
+    batch = {"inputs": tokens, "labels": jnp.array([3, 0, 4]), "mask": jnp.arange(7) < LENGTHS[:, None]}
+    return params, batch, states @ np.asarray(params["classifier"]["kernel"], np.float64)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_text_has_the_class_of_its_last_state_wherever_its_padding_is(scheme):
+    cfg = replace(SCHEMES[scheme], n_layers=1, head="sequence", n_classes=5)
+    params, batch, wanted = classified(cfg)
+    right = batch["mask"]
+    rolled = jnp.stack([jnp.roll(row, 7 - n) for row, n in zip(batch["inputs"], LENGTHS, strict=True)])
+    for tokens, mask in ((batch["inputs"], right), (rolled, right[:, ::-1])):
+        others = jnp.where(mask, tokens, draw_tokens(cfg, 3, 7, seed=9))
+        found = classify(params, tokens, cfg, mask=mask)
+        assert found.dtype == "float32"
+        np.testing.assert_allclose(found, wanted, atol=1e-4)
+        np.testing.assert_array_equal(found, classify(params, others, cfg, mask=mask))
+    np.testing.assert_allclose(classify(params, batch["inputs"][:1], cfg), wanted[:1], atol=1e-4)
+
+
+def test_a_classifier_has_a_matrix_in_place_of_a_head():
+    cfg = replace(CLASSIFIER, tie_embeddings=False)
+    lm, own = gpt.declare(replace(cfg, head="lm", n_classes=None)), gpt.declare(cfg)
+    assert lm.keys() - own.keys() == {"head"}
+    assert own.keys() - lm.keys() == {"classifier"}
+    assert jax.tree.map(lambda p: p.shape, own["classifier"]) == {"kernel": (14, 5)}
+
+
+def test_the_loss_of_classes_is_that_of_their_logits():
+    params, batch, logits = classified()
+    weights = np.array([0.5, 2.0, 1.5])
+    nats = np.log(np.exp(logits).sum(-1)) - np.take_along_axis(logits, np.array([[3], [0], [4]]), 1)[:, 0]
+    taken = logits.argmax(-1)
+    for given in (np.ones(3), weights):
+        found, sums = loss(params, batch if given is not weights else batch | {"weights": jnp.array(given)}, CLASSIFIER)
+        assert sums.keys() == {"weight", "nats", "correct", "confusion"}
+        assert float(found) == pytest.approx((nats * given).sum() / given.sum(), rel=1e-5)
+        assert float(sums["nats"]) == pytest.approx((nats * given).sum(), rel=1e-5)
+        confusion = np.zeros((5, 5))
+        np.add.at(confusion, ([3, 0, 4], taken), given)
+        np.testing.assert_allclose(sums["confusion"], confusion, rtol=1e-6)
+    smooth = replace(CLASSIFIER, label_smoothing=0.2)
+    spread = np.log(np.exp(logits).sum(-1)) - logits.mean(-1)
+    assert float(loss(params, batch, smooth)[0]) == pytest.approx((0.8 * nats + 0.2 * spread).mean(), rel=1e-5)
+
+
+def test_a_classifier_learns_from_no_token_after_the_last():
+    params, batch, _ = classified(replace(CLASSIFIER, vocab_size=30))
+    cfg = replace(CLASSIFIER, vocab_size=30)
+    batch["inputs"] = jnp.arange(21).reshape(3, 7)  # each id once: its row's gradient is its place's
+    _, grads = loss_and_grads(params, batch, cfg)
+    np.testing.assert_array_equal((grads["embedding"]["token"][:21] != 0).any(-1), batch["mask"].ravel())
+
+
+def test_what_a_classifier_is_not_is_refused():
+    params, batch, _ = classified()
+    with pytest.raises(ValueError, match=r"model\.head: found 'sequence', expected lm, to give tokens"):
+        gpt.apply(params, batch["inputs"], CLASSIFIER)
+    with pytest.raises(ValueError, match=r"model\.head: found 'lm', expected sequence, to classify"):
+        gpt.classify(draw(gpt.declare(ONE)), batch["inputs"], ONE)
+    for name in ("segments", "targets"):
+        with pytest.raises(ValueError, match=rf"batch: found '{name}', expected one of inputs, labels, weights, mask"):
+            gpt.loss(params, batch | {name: batch["inputs"]}, CLASSIFIER)
+    with pytest.raises(ValueError, match=r"labels: found the id 5, expected 0\.\.4"):
+        gpt.loss(params, batch | {"labels": jnp.array([0, 5, 1])}, CLASSIFIER)

@@ -18,7 +18,7 @@ from tiny import SCHEMES, TINY, draw
 import jaxgpt
 from jaxgpt import __main__, chat, gpt, pictures, tokenizers
 from jaxgpt.generation import generate_tokens
-from jaxgpt.model import GenerationDefaults, Model, Settings, declarations, prepare
+from jaxgpt.model import GenerationDefaults, Model, Settings, by_layer, declarations
 from jaxgpt.tokenizers import BPETokenizer, CharTokenizer, wordpiece
 from jaxgpt.training import directory
 from jaxgpt.training.checkpoints import Checkpoints
@@ -33,7 +33,7 @@ TOKENIZER = CharTokenizer.train(["abcdefghijklmnopqrstuvw"])
 def run(tmp_path_factory):
     """A run directory whose better checkpoint is not the newest."""
     folder = tmp_path_factory.mktemp("run")
-    directory.write(folder, TrainConfig(model=CFG), TOKENIZER)
+    directory.write(folder, TrainConfig(model=CFG), TOKENIZER, Settings())
     with Checkpoints(folder / directory.CHECKPOINTS) as checkpoints:
         for step, val_loss in ((1, 1.0), (2, 2.0)):
             params = draw(gpt.declare(CFG), step)
@@ -63,7 +63,7 @@ def command(*options, name="generate", stdin=None):
 
 def test_a_loaded_model_is_the_best_checkpoint_and_its_tokenizer(run):
     model = jaxgpt.load(run)
-    best = prepare(draw(gpt.declare(CFG), 1), "float32")  # a tree a layer, as load gives them
+    best = by_layer(draw(gpt.declare(CFG), 1), "float32")  # a tree a layer, as load gives them
     jax.tree.map(lambda a, b: (a == b).all() or pytest.fail("another checkpoint"), model.params, best)
     assert model.config == CFG
     assert model.tokenizer.encode("cab") == [2, 0, 1]
@@ -72,7 +72,7 @@ def test_a_loaded_model_is_the_best_checkpoint_and_its_tokenizer(run):
 def test_a_folder_without_a_model_is_not_loaded(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"found no weights, expected model\.safetensors"):
         jaxgpt.load(tmp_path)
-    directory.write(tmp_path, TrainConfig(model=CFG), TOKENIZER)
+    directory.write(tmp_path, TrainConfig(model=CFG), TOKENIZER, Settings())
     with pytest.raises(FileNotFoundError, match="found a run without a checkpoint, expected one that has saved"):
         jaxgpt.load(tmp_path)
 
@@ -143,7 +143,7 @@ def runs(tmp_path_factory):
     folders = {}
     for cfg, tokenizer, objective in ((ENCODER, WORDPIECE, "masked_lm"), (BOTH, BPE, "seq2seq")):
         folder = folders[cfg.architecture] = tmp_path_factory.mktemp(cfg.architecture)
-        directory.write(folder, TrainConfig(objective=objective, model=cfg), tokenizer)
+        directory.write(folder, TrainConfig(objective=objective, model=cfg), tokenizer, Settings())
         with Checkpoints(folder / directory.CHECKPOINTS) as checkpoints:
             state = TrainState(jnp.array(1), draw(declarations(cfg)), {"count": jnp.zeros(())}, jax.random.key(0))
             checkpoints.save(state, "text", {}, 1.0)

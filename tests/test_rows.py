@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from jaxgpt.rows import batches, cut, pad
+from jaxgpt.rows import batches, cut, framed, pad
+from jaxgpt.tokenizers import CharTokenizer, wordpiece
 
 
 @pytest.mark.parametrize(("longest", "time"), [(1, 16), (16, 16), (17, 32), (40, 64), (65, 99)])
@@ -15,8 +16,10 @@ def test_a_length_is_a_power_of_two(longest, time):
     assert not tokens[~real].any()
 
 
-def test_finely_padded_rows_are_at_most_a_third_longer():
-    times = [pad([[7] * n], 1000, finely=True)[0].shape[1] for n in range(1, 999)]
+def test_rows_padded_by_steps_are_at_most_a_third_or_a_seventh_longer():
+    fine = [pad([[7] * n], 1000, steps=8)[0].shape[1] for n in range(1, 999)]
+    assert all(n <= time <= max(n * 8 / 7, n + 1) for n, time in enumerate(fine, 1))
+    times = [pad([[7] * n], 1000, steps=4)[0].shape[1] for n in range(1, 999)]
     assert sorted(set(times)) == [4, 8, 12, 16, 20, 24, 28, *range(32, 64, 8), *range(64, 128, 16), *range(128, 256, 32), *range(256, 512, 64), *range(512, 1000, 128), 1000]  # fmt: skip  # noqa: E501
     assert all(n <= time <= max(n * 4 / 3, n + 3) for n, time in enumerate(times, 1))
 
@@ -53,3 +56,32 @@ def test_the_longer_of_two_texts_is_cut_as_in_the_tokenizers_library(lengths, ro
     one, other = cut([0] * first, None if second is None else [1] * second, room)
     assert [*one, *(other or [])] == wanted
     assert np.all(np.diff(wanted) >= 0)
+
+
+def test_texts_are_framed_and_those_that_were_cut_are_listed():
+    pieces = wordpiece.train(["a b c d e f g h"] * 3, 30)
+    texts = ["a b", "a b c d e f", ("a b c d e", "f"), ("a b", "c"), "a b c d e f g h"]
+    rows, segments, shorter = framed(pieces, texts, 10)
+    assert shorter == []  # 8 and two around them are as many as there is room for
+    parts = [(text, None) if isinstance(text, str) else text for text in texts]
+    wanted = [(pieces.encode(one), None if two is None else pieces.encode(two)) for one, two in parts]
+    assert rows == [pieces.frame(*pair) for pair in wanted]
+    assert segments == [pieces.segments(*pair) for pair in wanted]
+
+    rows, segments, shorter = framed(pieces, texts, 10, 7)
+    assert shorter == [1, 2, 4]
+    assert [len(row) for row in rows] == [4, 7, 7, 6, 7]
+    assert rows[1] == pieces.frame(pieces.encode("a b c d e"))
+    assert rows[2] == pieces.frame(pieces.encode("a b c"), pieces.encode("f"))
+    assert [len(row) for row in segments] == [len(row) for row in rows]
+
+
+def test_a_text_that_is_too_long_or_none_is_refused_by_its_number():
+    letters = CharTokenizer("abc")
+    with pytest.raises(
+        ValueError, match="text 1: found 5 tokens, expected at most 4, 0 that begin and end it among them"
+    ):
+        framed(letters, ["ab", "abcab"], 4)
+    assert framed(letters, ["ab", "abcab"], 4, 99) == ([[0, 1], [0, 1, 2, 0]], [[0] * 2, [0] * 4], [1])
+    with pytest.raises(ValueError, match="text 1: found 'no tokens', expected at least one"):
+        framed(letters, ["ab", ""], 4)

@@ -14,6 +14,7 @@ from jaxgpt import gpt, scoring
 from jaxgpt.model import Model
 from jaxgpt.scoring import classify, encode_pairs, loglikelihoods, score
 from jaxgpt.tokenizers import BPETokenizer, CharTokenizer
+from jaxgpt.tokenizers.framing import Framing
 
 TINY = replace(THREE_LAYERS, n_layers=1)
 CONTEXT = TINY.context_length
@@ -269,3 +270,11 @@ def test_texts_that_can_not_be_scored_are_refused(model, prompts, continuations,
     with pytest.raises(ValueError, match="found") as error:
         score(model, prompts, continuations, **options)
     assert str(error.value).startswith(message)
+
+
+def test_prompts_are_framed_as_texts_that_are_gone_on_with():
+    class Framed(CharTokenizer):
+        framing = Framing(single=(((2,), 0), ("A", 0)))
+
+    pairs = encode_pairs(Framed("abc"), [("ab", "ba"), ("", "a")])
+    assert pairs == [([2, 0, 1], [1, 0]), ([2], [0])]

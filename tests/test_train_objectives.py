@@ -10,6 +10,8 @@ import pytest
 from test_multiprocess import Pair
 from test_train import Runner, losses
 
+import jaxgpt
+
 NOUNS = {"hund": "dog", "katze": "cat", "vogel": "bird", "fisch": "fish", "wolf": "wolf", "kuh": "cow"}
 VERBS = {"sieht": "sees", "jagt": "hunts", "liebt": "loves", "sucht": "seeks"}
 SHAPE = {"model.d_model": 32, "model.n_heads": 2, "model.n_layers": 1, "model.context_length": 24}
@@ -44,6 +46,9 @@ MASKED = {
     "train.batch_size": 16,
     "train.steps": 60,
 }
+
+CLASSES = {**SHAPE, "train.sample_tokens": 200, "train.batch_size": 8, "train.steps": 60, "train.eval_every": 20}
+CLASSES |= {"objective": "classification", "data.run_length": 5, "data.buckets": 2, "model.vocab_size": 8}
 
 
 def pairs(n, seed=0):
@@ -82,6 +87,19 @@ def translator(runner):
 def masked(runner):
     fields = MASKED | {"data.path": runner.folder / "text.txt"}
     return runner.folder / "masked", fields, runner.finish("masked", **fields)
+
+
+@pytest.fixture(scope="module")
+def classifier(runner):
+    """A decoder of the text, and what it has learnt after that: in which language a sentence is."""
+    base = {"data.path": runner.folder / "text.txt", "data.tokenizer": "bpe", "data.vocab_size": 280}
+    more = {"model.position": "learned", "model.context_length": 40, "model.dropout": 0.0, "train.steps": 20}
+    runner.finish("base", "--model.bias", **SHAPE | base | more)
+    found = pairs(240, seed=5)
+    rows = [("german", source) if i % 3 else ("english", target) for i, (source, target) in enumerate(found)]
+    (runner.folder / "labelled.tsv").write_text("".join(f"{label}\t{text}\n" for label, text in rows))
+    fields = CLASSES | {"data.path": runner.folder / "labelled.tsv", "init_from": runner.folder / "base"}
+    return runner.folder / "classifier", fields, runner.finish("classifier", **fields), rows
 
 
 def command(runner, *words, stdin=None):
@@ -226,3 +244,76 @@ def test_a_masked_run_that_cannot_be_is_refused(runner, masked, tmp_path, fields
         fields = {"data.tokenizer": f"vocab:{tmp_path / 'vocab.txt'}"}
     found = runner.refuse(f"refused_{tmp_path.name}", **masked[1] | fields)
     assert re.search(message, found), found
+
+
+def test_a_decoder_learns_to_tell_classes_and_its_run_says_how_well(classifier):
+    run, _, stdout, _ = classifier
+    evaluated = [row for row in rows_of(run) if "val_loss" in row]
+    assert [row["step"] for row in evaluated] == [0, 20, 40, 60]
+    assert all({"val_accuracy", "val_macro_f1"} <= set(row) for row in evaluated)
+    assert evaluated[-1]["val_macro_f1"] > 0.9
+    said = " ".join(stdout.split())
+    assert "labelled.tsv has no header: column 1 is taken for the label, the other for the text" in said
+    assert "data: 216 training texts: english 72 (33.3%), german 144 (66.7%)" in said
+    assert "data: 24 validation texts: english 8 (33.3%), german 16 (66.7%)" in said
+    assert "init_from: starting anew: classifier/kernel" in said
+    assert "--- classes after 60 steps; the most common class alone: accuracy 0.6667 ---" in said
+    for name in ("loss.png", "confusion.png"):
+        assert (run / name).read_bytes()[:4] == b"\x89PNG"
+
+
+def test_its_classes_are_told_by_name_here_and_by_transformers(classifier):
+    run, _, _, rows = classifier
+    labels, texts = zip(*rows[:9], strict=True)
+    found = jaxgpt.pipeline("text-classification", model=run)(list(texts), top_k=None)
+    assert [row[0]["label"] for row in found] == list(labels)
+    transformers = pytest.importorskip("transformers")
+    theirs = transformers.pipeline("text-classification", model=str(run), device="cpu")
+    theirs.tokenizer.pad_token = "<|endoftext|>"  # as of any GPT-2; config.json has its id
+    for options in ({}, {"batch_size": 4}):
+        for ours, row in zip(found, theirs(list(texts), top_k=None, **options), strict=True):
+            assert [one["label"] for one in ours] == [one["label"] for one in row]
+            np.testing.assert_allclose([one["score"] for one in ours], [one["score"] for one in row], atol=1e-5)
+
+
+def test_its_run_goes_on_without_the_base_to_the_same_numbers(runner, classifier):
+    run, fields, _, _ = classifier
+    again, base = runner.folder / "told_again", runner.folder / "base"
+    subprocess.run(["cp", "-r", str(run), str(again)], check=True)
+    subprocess.run(["rm", "-r", str(again / "checkpoints" / "60")], check=True)
+    base.rename(runner.folder / "hidden")
+    try:
+        assert "resuming from step 50\n" in runner.finish("told_again", **fields)
+    finally:
+        (runner.folder / "hidden").rename(base)
+    assert losses(again) == losses(run)
+    assert rows_of(again)[-1]["val_macro_f1"] == rows_of(run)[-1]["val_macro_f1"]
+
+
+@pytest.mark.parametrize(
+    ("last", "fields", "message"),
+    [
+        ("fox\tthe end", {}, r"line 241: label: found 'fox' once, expected each class twice or more"),
+        ("wolf\tthe end\tof it", {}, r"data: columns in .*, line 241: found 3, expected 2: label, text"),
+        ("wolf\tthe end", {"train.sample_prompt": "the"}, r"train\.sample_prompt: found 'the', expected '', as obj"),
+    ],
+)
+def test_a_classifier_that_cannot_be_is_refused(runner, classifier, tmp_path, last, fields, message):
+    table = tmp_path / "labelled.tsv"
+    table.write_text(f"{(runner.folder / 'labelled.tsv').read_text()}{last}\n")
+    found = runner.refuse(f"refused_{tmp_path.name}", **classifier[1] | fields | {"data.path": table})
+    assert re.search(message, found), found
+
+
+def test_other_classes_need_a_new_head(runner, classifier, tmp_path):
+    run, fields, _, rows = classifier
+    table = tmp_path / "labelled.tsv"
+    table.write_text("".join(f"{'cow' if 'cow' in text else 'other'}\t{text}\n" for _, text in rows))
+    fields = fields | {"data.path": table, "init_from": run, "train.steps": 5}
+    refused = runner.refuse("others", **fields)
+    expected = (
+        r"data\.label: classes: found \['cow', 'other'\], expected init_from's english, german, or --train\.new_head"
+    )
+    assert re.search(expected, refused), refused
+    assert "init_from: starting anew: classifier/kernel" in runner.finish("others", "--train.new_head", **fields)
+    assert jaxgpt.load(runner.folder / "others").settings.labels == ("cow", "other")

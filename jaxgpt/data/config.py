@@ -19,7 +19,7 @@ class DataConfig:
     """A text file, a .jsonl file (field "text"), either of them as .gz, a folder, a glob, or "python": the source of
     Python's own standard library. Pairs: a .tsv (source TAB target), a .jsonl, what the names of two files begin with
     (DIR/train for DIR/train.de and DIR/train.en), or the folder DIR alone, whose val, valid or dev is validated on;
-    each as .gz too."""
+    each as .gz too. Labelled texts: a .csv, .tsv, .jsonl, .json, each as .gz too, or .parquet, with named columns."""
     validation_path: str | None = None
     """Text to validate on, in any form that path takes; None: hold out validation_fraction of path."""
     validation_fraction: float = 0.1
@@ -39,19 +39,47 @@ class DataConfig:
     target: str = "target"
     """Pairs: the language to translate into, named likewise."""
     run_length: int = 10
-    """Pairs: steps in a row whose batches have one shape."""
+    """Pairs and labelled texts: steps in a row whose batches have one shape."""
     buckets: int = 6
-    """Pairs: how many shapes batches have; pairs of like lengths share one."""
+    """Pairs and labelled texts: how many shapes batches have; examples of like lengths share one."""
     mask_rate: float = 0.15
     """Masked tokens: share of a row to be guessed."""
     whole_word: bool = False
     """Masked tokens: mask all pieces of a word together."""
+    text: str = "text"
+    """Labelled texts: the column of the texts."""
+    text_pair: str | None = None
+    """Labelled texts: the column of what is read with each (a premise's hypothesis, say), if there is one."""
+    label: str = "label"
+    """Labelled texts: the column of their classes."""
+    balanced: bool = False
+    """Labelled texts: weigh each class in the loss by the inverse of its share."""
+    whole: bool = False
+    """Labelled texts: hold out such as are no part of another one, and train on none of their parts (SST-2, whose texts
+    are sentences and phrases of them)."""
+    too_long: Literal["cut", "drop"] = "cut"
+    """Labelled texts and conversations: what becomes of one that is longer than the model reads. A conversation that is
+    cut before its first answer is dropped."""
+    style: Literal["alpaca", "chatml", "phi3"] | None = None
+    """Conversations: how they are written (None: by the tokenizer's chat template; where it has none, as alpaca)."""
+    learn: Literal["answers", "all"] = "answers"
+    """Conversations: which tokens are learnt."""
+    pack: bool = True
+    """Conversations: put several into one row, none of which sees another; otherwise one a row, those of like lengths
+    together."""
+    beta: float = 0.1
+    """Pairs of answers: how much staying near the model that is begun with weighs (Rafailov et al. 2023)."""
+    test_fraction: float = 0.0
+    """Conversations: share of path that is kept for a test, in the run's data/test.jsonl."""
 
     def __post_init__(self):
         check_types(self, "data")
         require(self.path != "", "data.path", self.path, "a file, a folder, a glob or 'python'")
         fraction = self.validation_fraction
         require(0 < fraction < 1, "data.validation_fraction", fraction, "a number in (0, 1)")
+        require(self.beta > 0, "data.beta", self.beta, "a number above 0")
+        left = 1 - fraction
+        require(0 <= self.test_fraction < left, "data.test_fraction", self.test_fraction, f"a number in [0, {left})")
         require(self.vocab_size >= 1, "data.vocab_size", self.vocab_size, "a positive integer")
         for kind, smallest, holds in (
             ("bpe", bpe.SMALLEST, "every byte and end-of-text"),
@@ -65,6 +93,9 @@ class DataConfig:
         require(self.source != self.target, "data.target", self.target, f"another than data.source={self.source!r}")
         for name in ("run_length", "buckets"):
             require(getattr(self, name) >= 1, f"data.{name}", getattr(self, name), "a positive integer")
+        for name in ("text", "text_pair", "label"):
+            require(getattr(self, name) != "", f"data.{name}", "", "the name of a column")
+        require(len({self.text, self.text_pair, self.label}) == 3, "data.label", self.label, "another than the texts'")
         require(0 < self.mask_rate < 1, "data.mask_rate", self.mask_rate, "a number in (0, 1)")
 
 

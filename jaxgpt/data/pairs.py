@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
 from typing import Literal
@@ -11,6 +12,8 @@ from jaxtyping import Int64
 
 from jaxgpt import tokenizers
 from jaxgpt.checks import require
+from jaxgpt.data.batches import Block
+from jaxgpt.data.buckets import Examples
 from jaxgpt.data.cache import Recipe, batched, open_shards, stats, tokenizer_recipe, write_shards
 from jaxgpt.data.config import DataConfig
 from jaxgpt.data.pair_files import Pair, PairFiles, count_pairs, pair_files, read_pairs
@@ -23,7 +26,7 @@ SHARDS = [f"{part}.{side}" for part in ("train", "validation") for side in SIDES
 
 
 @dataclass(frozen=True)
-class Pairs:
+class Pairs(Examples):
     """source[i] is translated by target[i]: token ids, each sequence ended by end-of-text."""
 
     source: Sequences
@@ -34,6 +37,31 @@ class Pairs:
 
     def __len__(self) -> int:
         return len(self.source)
+
+    @cached_property
+    def lengths(self) -> Int64[np.ndarray, "pairs 2"]:
+        """As Examples.lengths: of the source and of the target."""
+        return np.stack([self.source.lengths, self.target.lengths], 1)
+
+    def gather(self, which: Int64[np.ndarray, "steps batch"], shape: tuple[int, ...]) -> Block:
+        """As Examples.gather. "source" and "source_mask" [steps, batch, S]; "inputs", "targets" and "weights"
+        [steps, batch, T], where end-of-text ends each source, starts the inputs, ends the targets and fills up the rest
+        (of weight 0)."""
+        real = which >= 0
+        source, source_mask = self.source.rows(which, shape[0])
+        targets, weights = self.target.rows(which, shape[1])
+        if not real.all():
+            source[~real], targets[~real] = self.source.end, self.target.end
+            source_mask[~real] = np.arange(shape[0]) == 0  # not empty: a softmax over nothing is NaN
+            weights[~real] = False
+        start = np.full_like(targets[..., :1], self.target.end)
+        return {
+            "source": source,
+            "source_mask": source_mask,
+            "inputs": np.concatenate([start, targets[..., :-1]], axis=-1),
+            "targets": targets,
+            "weights": weights.astype(np.float32),
+        }
 
 
 @dataclass(frozen=True)

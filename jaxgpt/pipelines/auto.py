@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxgpt import tokenizers
 from jaxgpt.checks import nearest, require
 from jaxgpt.loading import load
-from jaxgpt.model import Model, prepare
+from jaxgpt.model import Model, by_layer
 from jaxgpt.pretrained.hub import find_folder
 from jaxgpt.sharding import MeshConfig, make_mesh
 from jaxgpt.tokenizers import Tokenizer
@@ -105,7 +105,7 @@ def place(
     if where is not None:
         model = replace(model, params=jax.device_put(model.params, where))
     if kind not in (None, model.config.dtype):
-        model = replace(model, config=replace(model.config, dtype=kind), params=prepare(model.params, kind))
+        model = replace(model, config=replace(model.config, dtype=kind), params=by_layer(model.params, kind))
     return model
 
 

@@ -81,7 +81,7 @@ class TextGeneration:
     def __init__(self, model: Model, **options: Any):
         require(model.config.architecture == "decoder", "model.architecture", model.config.architecture, "decoder")
         self.model = model
-        self._defaults = {"num_beams": model.generation.beam} | _said(model.generation) | options
+        self._defaults = {"num_beams": model.generation.beam} | said(model.generation) | options
         self._options({})
 
     def __call__(self, inputs: Prompt | Sequence[Prompt], **options: Any) -> list:
@@ -171,7 +171,7 @@ class TextGeneration:
         )
 
 
-def _said(generation: GenerationDefaults) -> dict[str, Any]:
+def said(generation: GenerationDefaults) -> dict[str, Any]:
     """What a checkpoint says of the fields of `Options`."""
     names = (
         "max_new_tokens",

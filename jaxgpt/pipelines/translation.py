@@ -107,9 +107,9 @@ class Translation:
         if chosen.truncation:
             sources = [[*row[:-1][: model.config.context_length - 1], row[-1]] for row in sources]
         targets = translate_tokens(
-            model.decode_params,
+            model.inference_params,
             sources,
-            model.decode_config,
+            model.inference_config,
             **target_choices(model),
             beam=chosen.num_beams,
             length_penalty=chosen.length_penalty,

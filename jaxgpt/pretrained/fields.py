@@ -108,7 +108,7 @@ class Fields:
     def section(self, name: str) -> "Fields | None":
         """The fields of the object that this one holds, to be read and finished likewise; None for none."""
         values = self.get(name, None, dict)
-        return None if values is None else _Section(values, f"{self._where}: {name}")
+        return None if values is None else Section(values, f"{self._where}: {name}")
 
     def expect(self, name: str, *allowed: Any) -> None:
         """Raise ValueError unless the field is absent or one of the values."""
@@ -131,7 +131,9 @@ class Fields:
         return [(name, value) for name, value in self._values.items() if name not in self._read]
 
 
-class _Section(Fields):
+class Section(Fields):
+    """Fields of which each must be read."""
+
     def finish(self) -> None:
         for name, value in self._unread():
             raise ValueError(f"{self._where}: {name}: found {value!r}, expected one of {', '.join(sorted(self._read))}")

@@ -70,7 +70,7 @@ def open_folder(folder: str | Path) -> Weights:
     """
     folder = Path(folder)
     if (folder / SINGLE).exists():  # before the index, as transformers does
-        return Weights(folder, _header(folder / SINGLE))
+        return open_file(folder / SINGLE)
     if (folder / INDEX).exists():
         return Weights(folder, _indexed(folder))
     pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
@@ -80,6 +80,11 @@ def open_folder(folder: str | Path) -> Weights:
             f"{SINGLE}: load the model with transformers where you trust it, and save_pretrained writes that"
         )
     raise FileNotFoundError(f"{folder}: found no weights, expected {SINGLE} or {INDEX}")
+
+
+def open_file(file: Path) -> Weights:
+    """The tensors of one file of safetensors. Raises ValueError for one that is damaged or missing."""
+    return Weights(file.parent, _header(file))
 
 
 def _indexed(folder: Path) -> dict[str, Found]:

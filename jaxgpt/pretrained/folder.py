@@ -46,15 +46,19 @@ def read_model(folder: Path, *, dtype: str | None = None, mesh: Mesh | None = No
     return Model(cfg, params, tokenizer, settings)
 
 
-def read_config(folder: Path) -> tuple[ModelConfig, Family]:
-    """The architecture of a checkpoint's folder and its family. Raises the errors of `read_model`."""
-    return _read_config(folder, open_folder(folder))
+def read_config(folder: Path, head: str | None = None) -> tuple[ModelConfig, Family]:
+    """The architecture of a checkpoint's folder and its family. Raises the errors of `read_model`.
+
+    head: as if its model had this one (None: its own).
+    """
+    return _read_config(folder, open_folder(folder), head)
 
 
-def _read_config(folder: Path, weights: Weights) -> tuple[ModelConfig, Family]:
+def _read_config(folder: Path, weights: Weights, head: str | None = None) -> tuple[ModelConfig, Family]:
     fields = read_fields(folder)
     family = families.find(fields.get("model_type", None, str))
-    cfg = family.read(fields, families.head_of(family, fields.get("architectures", None, list)))
+    own = families.head_of(family, fields.get("architectures", None, list))
+    cfg = family.read(fields, head or own)
     fields.finish()
     copies = {name for name, original in family.copies.items() if weights.equal(name, original)}
     return family.settle(cfg, set(weights.tensors) - copies), family
@@ -87,7 +91,8 @@ def write_model(model: Model, folder: Path, *, max_shard_bytes: int = SHARD_BYTE
     model.tokenizer.save(folder)
     settings = replace(model.settings, generation=model.generation)
     write_settings(settings, folder, model.config.d_model, model.config.architecture == "encoder")
-    write_whole(folder / CONFIG, json.dumps(_tokens(model) | fields | _more_fields(model), indent=2))
+    tokens = {name: token for name, token in _tokens(model).items() if fields.get(name) is None}
+    write_whole(folder / CONFIG, json.dumps(fields | tokens | _more_fields(model), indent=2))
     return family
 
 
@@ -170,13 +175,21 @@ def _mapping(cfg: ModelConfig, family: Family, weights: Weights) -> Mapping:
 def _differences(cfg: ModelConfig, other: ModelConfig) -> list[tuple[str, Any, Any]]:
     """(field, here, there) where the two are not the same function."""
     ours, theirs = (_resolved(one) for one in (cfg, other))
-    names = [field.name for field in dataclasses.fields(ModelConfig) if field.name not in _FREE]
-    return [(name, ours[name], theirs[name]) for name in names if ours[name] != theirs[name]]
+    found = {}
+    for name in ours:
+        if ours[name] == theirs[name]:
+            continue
+        if name in ("attention_bias", "mlp_bias") and getattr(cfg, name) is None:  # it is `bias` that says so
+            found["bias"] = ("bias", cfg.bias, not cfg.bias)
+        else:
+            found[name] = (name, ours[name], theirs[name])
+    return list(found.values())
 
 
 def _resolved(cfg: ModelConfig) -> dict[str, Any]:
     """Its fields, with what None stands for."""
-    values = {field.name: getattr(cfg, field.name) for field in dataclasses.fields(cfg)}
+    names = (field.name for field in dataclasses.fields(cfg))
+    values = {name: getattr(cfg, name) for name in names if name not in _FREE}
     values |= {"n_kv_heads": cfg.kv_heads, "head_dim": cfg.head_width, "d_ff": cfg.ff_width}
     if cfg.architecture == "encoder-decoder":
         values["n_encoder_layers"] = cfg.encoder_layers
@@ -192,15 +205,17 @@ def _resolved(cfg: ModelConfig) -> dict[str, Any]:
     values["attention_scale"] = cfg.attention_scale or cfg.head_width**-0.5
     values["logit_scale"] = cfg.logit_scale or 1.0
     values["pooler_activation"] = cfg.pooler_activation or "tanh"
-    if cfg.architecture == "encoder" and cfg.head not in ("lm", "pretraining"):
+    if cfg.head not in ("lm", "pretraining"):
         values["tie_embeddings"] = None  # there is nothing to tie
     return values
 
 
 def _tokens(model: Model) -> dict[str, Any]:
     """The ids that config.json names, null for none: what a family has by default may be outside the vocabulary."""
-    added = model.tokenizer.frame([])
-    ids = {"pad_token_id": model.tokenizer.pad, "bos_token_id": added[0] if added else None}
+    added, pad = model.tokenizer.frame([]), model.tokenizer.pad
+    if pad is None and model.config.architecture == "decoder" and model.config.head == "sequence":
+        pad = model.tokenizer.end_of_text  # without one transformers classifies no two texts at once
+    ids = {"pad_token_id": pad, "bos_token_id": added[0] if added else None}
     return ids if model.config.architecture == "encoder" else ids | token_fields(model.generation)
 
 

@@ -5,12 +5,11 @@ from typing import Any
 from jaxgpt.config import ModelConfig
 from jaxgpt.pretrained.family import Family
 from jaxgpt.pretrained.fields import Fields
-from jaxgpt.pretrained.layers import ACTIVATION_NAMES, ACTIVATIONS, declared, linear, norm
+from jaxgpt.pretrained.layers import ACTIVATION_NAMES, ACTIVATIONS, declared, label_fields, linear, n_classes, norm
 from jaxgpt.pretrained.mapping import Part, Stored
 
 
 def read(fields: Fields, head: str) -> ModelConfig:
-    """head: "lm", the only one."""
     context_length = fields.get("n_positions", 1024)
     fields.expect("n_ctx", context_length)  # the same, in files of 2019
     fields.expect("scale_attn_weights", True)
@@ -28,6 +27,8 @@ def read(fields: Fields, head: str) -> ModelConfig:
         norm_epsilon=fields.get("layer_norm_epsilon", 1e-5),
         activation=fields.choose("activation_function", ACTIVATIONS, "gelu_new"),
         tie_embeddings=fields.get("tie_word_embeddings", True),
+        head=head,
+        n_classes=n_classes(fields, head),
         dropout=fields.dropout("resid_pdrop", "embd_pdrop", "attn_pdrop"),
         init_std=fields.get("initializer_range", 0.02),
     )
@@ -47,6 +48,7 @@ def write(cfg: ModelConfig) -> dict[str, Any]:
         **dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), cfg.dropout),
         "initializer_range": cfg.init_std,
         **dict.fromkeys(("bos_token_id", "pad_token_id")),  # left out, they would be ids of the first models
+        **label_fields(cfg),
     }
 
 
@@ -80,6 +82,7 @@ def tensors(cfg: ModelConfig) -> dict:
         "layers": tuple(block(i) for i in range(cfg.n_layers)),
         "final_norm": norm("transformer.ln_f"),
         "head": linear("lm_head"),
+        "classifier": linear("score"),
     }
     return declared(mapping, cfg)
 
@@ -88,7 +91,11 @@ FAMILIES = {
     "gpt2": Family(
         name="gpt2",
         kind="decoder",
-        architectures={"GPT2LMHeadModel": "lm", "GPT2Model": "lm"},  # which has the head, as the two are tied
+        architectures={
+            "GPT2LMHeadModel": "lm",
+            "GPT2Model": "lm",  # which has the head, as the two are tied
+            "GPT2ForSequenceClassification": "sequence",
+        },
         read=read,
         write=write,
         tensors=tensors,

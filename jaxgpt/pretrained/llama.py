@@ -6,7 +6,7 @@ from typing import Any
 from jaxgpt.config import ModelConfig
 from jaxgpt.pretrained.family import Family
 from jaxgpt.pretrained.fields import Fields
-from jaxgpt.pretrained.layers import ACTIVATION_NAMES, ACTIVATIONS, declared, linear, norm
+from jaxgpt.pretrained.layers import ACTIVATION_NAMES, ACTIVATIONS, declared, label_fields, linear, n_classes, norm
 from jaxgpt.pretrained.mapping import Stored
 from jaxgpt.pretrained.rope import read_rope, write_rope
 
@@ -29,7 +29,7 @@ _ABSENT = {
 
 
 def read(name: str, fields: Fields, head: str) -> ModelConfig:
-    """name: of the family. head: "lm", the only one."""
+    """name: of the family."""
     absent = _ABSENT[name]
 
     def optional(field: str) -> int | None:
@@ -75,6 +75,8 @@ def read(name: str, fields: Fields, head: str) -> ModelConfig:
         mlp_bias=mlp_biased or None,
         qk_norm=name == "qwen3",
         tie_embeddings=fields.get("tie_word_embeddings", False),
+        head=head,
+        n_classes=n_classes(fields, head),
         init_std=fields.get("initializer_range", 0.02),
     )
 
@@ -108,6 +110,7 @@ def write(name: str, cfg: ModelConfig) -> dict[str, Any]:
         "initializer_range": cfg.init_std,
         "bos_token_id": None,  # left out, it would be 1
         **write_rope(cfg),
+        **label_fields(cfg),
     }
     if name in ("llama", "qwen3"):
         fields["attention_bias"] = cfg.bias if cfg.attention_bias is None else cfg.attention_bias == "all"
@@ -142,6 +145,7 @@ def tensors(cfg: ModelConfig) -> dict:
         "layers": tuple(block(i) for i in range(cfg.n_layers)),
         "final_norm": norm("model.norm"),
         "head": linear("lm_head"),
+        "classifier": linear("score"),
     }
     return declared(mapping, cfg)
 
@@ -150,7 +154,7 @@ FAMILIES = {
     name: Family(
         name=name,
         kind="decoder",
-        architectures={architecture: "lm"},
+        architectures={f"{model}ForCausalLM": "lm", f"{model}ForSequenceClassification": "sequence"},
         read=partial(read, name),
         write=partial(write, name),
         tensors=tensors,
@@ -158,10 +162,5 @@ FAMILIES = {
         copies={"lm_head.weight": "model.embed_tokens.weight"},
         ignored=("*.rotary_emb.inv_freq",),  # which follow from the config
     )
-    for name, architecture in (
-        ("llama", "LlamaForCausalLM"),
-        ("mistral", "MistralForCausalLM"),
-        ("qwen2", "Qwen2ForCausalLM"),
-        ("qwen3", "Qwen3ForCausalLM"),
-    )
+    for name, model in (("llama", "Llama"), ("mistral", "Mistral"), ("qwen2", "Qwen2"), ("qwen3", "Qwen3"))
 }

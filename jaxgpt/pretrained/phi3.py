@@ -6,7 +6,7 @@ from typing import Any
 from jaxgpt.config import ModelConfig
 from jaxgpt.pretrained.family import Family
 from jaxgpt.pretrained.fields import Fields
-from jaxgpt.pretrained.layers import ACTIVATION_NAMES, ACTIVATIONS, declared, linear, norm
+from jaxgpt.pretrained.layers import ACTIVATION_NAMES, ACTIVATIONS, declared, label_fields, linear, n_classes, norm
 from jaxgpt.pretrained.mapping import Part, Stored
 from jaxgpt.pretrained.rope import ORIGINAL, read_rope, write_rope
 
@@ -14,7 +14,6 @@ KINDS = {"default": "default", "longrope": "longrope", "su": "longrope", "yarn":
 
 
 def read(fields: Fields, head: str) -> ModelConfig:
-    """head: "lm", the only one."""
     context_length = fields.get("max_position_embeddings", 4096)
     d_model, n_heads = fields.get("hidden_size", 3072), fields.get("num_attention_heads", 32)
     original_length = fields.get(ORIGINAL, 4096)
@@ -42,6 +41,8 @@ def read(fields: Fields, head: str) -> ModelConfig:
         gated=True,
         bias=False,
         tie_embeddings=fields.get("tie_word_embeddings", False),
+        head=head,
+        n_classes=n_classes(fields, head),
         dropout=fields.dropout("resid_pdrop", "embd_pdrop", "attention_dropout", default=0.0),
         init_std=fields.get("initializer_range", 0.02),
     )
@@ -74,6 +75,7 @@ def write(cfg: ModelConfig) -> dict[str, Any]:
         "initializer_range": cfg.init_std,
         **dict.fromkeys(("bos_token_id", "pad_token_id")),  # left out, they would be ids of the first models
         **rope,
+        **label_fields(cfg),
     }
 
 
@@ -103,6 +105,7 @@ def tensors(cfg: ModelConfig) -> dict:
         "layers": tuple(block(i) for i in range(cfg.n_layers)),
         "final_norm": norm("model.norm"),
         "head": linear("lm_head"),
+        "classifier": linear("score"),
     }
     return declared(mapping, cfg)
 
@@ -111,7 +114,7 @@ FAMILIES = {
     "phi3": Family(
         name="phi3",
         kind="decoder",
-        architectures={"Phi3ForCausalLM": "lm"},
+        architectures={"Phi3ForCausalLM": "lm", "Phi3ForSequenceClassification": "sequence"},
         read=read,
         write=write,
         tensors=tensors,

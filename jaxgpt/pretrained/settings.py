@@ -34,8 +34,6 @@ def read_settings(folder: Path, config: dict[str, Any], family: str) -> Settings
 
     Warns of what asks for another text and that nothing here does. Raises ValueError for a pooling that there is not.
     """
-    names = config.get("id2label") or {}
-    labels = tuple(names[key] for key in sorted(names, key=int))
     prefixes = tuple(
         (task, values["prefix"])
         for task, values in (config.get("task_specific_params") or {}).items()
@@ -43,14 +41,21 @@ def read_settings(folder: Path, config: dict[str, Any], family: str) -> Settings
     )
     return Settings(
         family=family,
-        generation=_generation(folder, config),
-        labels=labels,
+        generation=generation_defaults(folder, config),
+        labels=class_names(config),
         prefixes=prefixes,
         **_sentences(folder),
     )
 
 
-def _generation(folder: Path, config: dict[str, Any]) -> GenerationDefaults:
+def class_names(config: dict[str, Any]) -> tuple[str, ...]:
+    """The names of the classes that a config.json has."""
+    names = config.get("id2label") or {}
+    return tuple(names[key] for key in sorted(names, key=int))
+
+
+def generation_defaults(folder: Path, config: dict[str, Any]) -> GenerationDefaults:
+    """How text is made, as generation_config.json says, else config.json. Warns as `read_settings`."""
     # Before there was a file of its own, config.json said how text is made.
     own = read_object(folder / GENERATION_FILE)
     file, found = (folder / GENERATION_FILE, own) if own else (folder / "config.json", config)

@@ -1,5 +1,6 @@
 """What every tokenizer does."""
 
+import copy
 import json
 import os
 from abc import ABC, abstractmethod
@@ -34,6 +35,7 @@ class Tokenizer(ABC):
 
     kind: ClassVar[str]
     """What the state file calls this class."""
+    _template: str | None = None
 
     @property
     @abstractmethod
@@ -54,6 +56,11 @@ class Tokenizer(ABC):
     def end_of_text(self) -> int | None:
         """The id of the special token that ends a document, None if there is none."""
         return self.special_tokens.get(END_OF_TEXT)
+
+    @property
+    def begin_of_text(self) -> int | None:
+        """The id of the special token that begins a document, None where the tokenizer does not say."""
+        return None
 
     @property
     def cls(self) -> int | None:
@@ -88,7 +95,16 @@ class Tokenizer(ABC):
     @property
     def chat_template(self) -> ChatTemplate | None:
         """How a conversation becomes text; None where the tokenizer does not say."""
-        return None
+        if self._template is None:
+            return None
+        names = {token: name for name, token in self.special_tokens.items()}
+        return ChatTemplate(self._template, {"eos_token": names.get(self.end_of_text, "")})
+
+    def with_chat_template(self, source: str) -> "Tokenizer":
+        """The same tokenizer with this chat template, in Jinja."""
+        other = copy.copy(self)
+        other._template = source
+        return other
 
     @property
     def start(self) -> list[int]:
@@ -186,6 +202,7 @@ class Tokenizer(ABC):
 
         Another tokenizer's tokenizer.json and what stood beside it, which would belie this one, goes.
         """
+        files = dict(files) | ({} if self._template is None else {TEMPLATE_FILE: self._template})
         for name, content in files.items():
             write_whole(Path(folder) / name, content)
         write_whole(Path(folder) / STATE_FILE, json.dumps({"kind": self.kind, **state}))

@@ -10,6 +10,7 @@ from jaxgpt.tokenizers import wordpiece
 from jaxgpt.tokenizers.base import FILE, STATE_FILE, Tokenizer, read_state
 from jaxgpt.tokenizers.bpe import BPETokenizer
 from jaxgpt.tokenizers.char import CharTokenizer
+from jaxgpt.tokenizers.chat import TEMPLATE_FILE
 from jaxgpt.tokenizers.marian import SOURCE_FILE, MarianTokenizer
 from jaxgpt.tokenizers.tokenizer_json import INSTALL, JSONTokenizer, has_library
 from jaxgpt.tokenizers.word import WordTokenizer
@@ -97,10 +98,13 @@ def load(folder: str | Path) -> Tokenizer:
         if (kind := str(state.get("kind"))) not in KINDS:
             raise ValueError(f"{Path(folder) / STATE_FILE}: kind: found {kind!r}, expected {nearest(kind, KINDS)}")
         try:
-            return KINDS[kind].from_folder(folder)
+            found = KINDS[kind].from_folder(folder)
         except KeyError as error:
             expected = f"the state of a {kind} tokenizer"
             raise ValueError(f"{Path(folder) / STATE_FILE}: found no {error}, expected {expected}") from error
+        template = Path(folder) / TEMPLATE_FILE
+        own = found.chat_template is None and template.is_file()
+        return found.with_chat_template(template.read_text("utf-8")) if own else found
     if _holds(Path(folder), FILE):
         return JSONTokenizer.from_folder(folder)
     if _holds(Path(folder), SOURCE_FILE):

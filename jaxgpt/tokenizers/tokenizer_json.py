@@ -75,6 +75,11 @@ class JSONTokenizer(Tokenizer):
         return dict(self._special_tokens)
 
     @property
+    def begin_of_text(self) -> int | None:
+        """The bos_token."""
+        return self._ids.get(self.roles.get("bos_token"))
+
+    @property
     def end_of_text(self) -> int | None:
         """The eos_token, or else the sep_token, BERT's; where no file says either, <|endoftext|>."""
         return self._ids.get(self.roles.get("eos_token") or self.roles.get("sep_token") or END_OF_TEXT)
@@ -91,6 +96,9 @@ class JSONTokenizer(Tokenizer):
     @cached_property
     def chat_template(self) -> chat.ChatTemplate | None:
         return chat.read(self.files, self.roles)
+
+    def with_chat_template(self, source: str) -> "JSONTokenizer":
+        return JSONTokenizer(self.definition, self.files | {chat.TEMPLATE_FILE: source})
 
     @cached_property
     def continues(self) -> Bool[np.ndarray, "vocab_size"] | None:

@@ -13,6 +13,7 @@ from jaxgpt.data.batches import Block
 from jaxgpt.generation import generate_tokens
 from jaxgpt.sampling import Sampler
 from jaxgpt.training.config import TrainConfig
+from jaxgpt.training.metrics import flops_per_token
 from jaxgpt.training.objectives import Objective, Task, check_length
 
 
@@ -49,7 +50,7 @@ class CausalLM(Task):
         ends = {tokenizer.end_of_text} - {None}
         tokens = generate_tokens(
             params,
-            [tokenizer.encode(loop.sample_prompt) or tokenizer.start],
+            [tokenizer.frame(tokenizer.encode(loop.sample_prompt)) or tokenizer.start],
             cfg,
             max_new_tokens=loop.sample_tokens,
             sampler=Sampler(temperature=0.8, top_k=200),
@@ -63,7 +64,7 @@ class CausalLM(Task):
     def check(self, config: TrainConfig) -> None:
         """Raise ValueError where sample_prompt can't be spelt or is too long."""
         try:
-            prompt = self.tokenizer.encode(config.train.sample_prompt)
+            prompt = self.tokenizer.frame(self.tokenizer.encode(config.train.sample_prompt))
         except ValueError as error:
             raise ValueError(f"train.sample_prompt: {error}") from error
         if len(prompt) > (most := config.model.context_length):
@@ -73,20 +74,8 @@ class CausalLM(Task):
         return flops_per_token(cfg)
 
 
-def flops_per_token(cfg: ModelConfig) -> int:
-    """Floating-point operations of a training step per token: 6 a matrix weight, and attention over the mean context.
-
-    Source: Chowdhery et al. 2022, appendix B, with the causal mask's half taken (a query sees T/2 keys on average).
-    """
-    attention = cfg.d_model * cfg.head_width * (2 * cfg.n_heads + 2 * cfg.kv_heads)
-    mlp = cfg.d_model * cfg.ff_width * (3 if cfg.gated else 2)
-    seen = cfg.context_length / 2 if cfg.window is None else min(cfg.context_length / 2, cfg.window)
-    weights = cfg.n_layers * (attention + mlp) + cfg.d_model * cfg.vocab_size
-    return int(6 * weights + 12 * cfg.n_layers * cfg.n_heads * cfg.head_width * seen)
-
-
 def _open(config: TrainConfig, cache: Path) -> CausalLM:
     return CausalLM(config, data.prepare(config.data, cache))
 
 
-OBJECTIVE = Objective("decoder", gpt.declare, gpt.loss, _open, data.check)
+OBJECTIVE = Objective(("decoder",), gpt.declare, gpt.loss, _open, data.check)

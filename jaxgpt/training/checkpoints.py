@@ -49,6 +49,7 @@ class Checkpoints:
         key = jax.random.key_data(state.key)
         sums = {"params": int(checksum(state.params)), "rest": int(checksum((state.optimizer, key)))}
         run = {"checksum": sums, "key": key.tolist(), "data": data, "config": config}
+        run["frozen"] = _frozen(state.frozen)
         items = ocp.args.Composite(
             params=ocp.args.StandardSave(state.params),
             optimizer=ocp.args.StandardSave(state.optimizer),
@@ -57,13 +58,15 @@ class Checkpoints:
         if not self._manager.save(step, args=items, metrics={"rank": rank}):
             raise FileExistsError(f"{self._folder}: found a checkpoint of step {step} or later, saved nothing")
 
-    def restore(self, abstract: TrainState, data: str) -> TrainState | None:
+    def restore(self, abstract: TrainState, data: str, frozen: PyTree[Array] | None = None) -> TrainState | None:
         """The state of the newest whole checkpoint, placed as `abstract` says; None if there are no checkpoints.
 
+        frozen: the parameters that the run does not train, which are not saved.
         A damaged one is named, set aside as damaged-N and stepped over, so that its step can be saved again.
-        Raises ValueError if it learnt from other data than this, or if all are damaged, or one of several processes
-        finds damage; then none is set aside.
+        Raises ValueError if it learnt from other data than this, or beside other frozen parameters, or if all are
+        damaged, or one of several processes finds damage; then none is set aside.
         """
+        frozen = frozen or {}
         damaged = []
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
@@ -81,9 +84,14 @@ class Checkpoints:
                     f"data.path: found other tokens than checkpoint {step} of {self._folder} learnt from, expected the "
                     "same text and tokenizer, another --out, or --no-resume to start over"
                 )
+            if run.get("frozen", 0) != _frozen(frozen):
+                raise ValueError(
+                    f"init_from: found other parameters than those beside which checkpoint {step} of {self._folder} "
+                    "was trained, expected the same"
+                )
             for bad in damaged:
                 self._set_aside(bad)
-            return state
+            return state.replace(frozen=frozen)
         if damaged:
             raise ValueError(
                 f"out: found only damaged checkpoints in {self._folder}, expected a whole one, or --no-resume"
@@ -100,7 +108,7 @@ class Checkpoints:
         _verify(found["params"], run["checksum"]["params"])
         _verify((found["optimizer"], key), run["checksum"]["rest"])
         state = TrainState(jnp.array(step), found["params"], found["optimizer"], jax.random.wrap_key_data(key))
-        return jax.tree.map(lambda x, s: jax.device_put(x, s.sharding), state, abstract)
+        return jax.tree.map(lambda x, s: jax.device_put(x, s.sharding), state, abstract.replace(frozen={}))
 
     def _set_aside(self, step: int) -> None:
         # Never deleted: what failed may have been this program or its memory, not the file.
@@ -137,6 +145,10 @@ def restore_params(folder: Path, abstract: PyTree[jax.ShapeDtypeStruct], log=pri
             except Exception as error:
                 log(f"checkpoint {step} can't be read ({_first_line(error)}): stepping over it")
     raise FileNotFoundError(f"{folder}: found no whole checkpoint")
+
+
+def _frozen(tree: PyTree[Array]) -> int:
+    return int(checksum(tree)) if tree else 0
 
 
 def _verify(tree: PyTree[Array], saved: int) -> None:

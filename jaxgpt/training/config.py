@@ -72,9 +72,9 @@ class LoopConfig:
     eval_every: int = 100
     """Steps between evaluations."""
     eval_batches: int = 20
-    """Batches of an evaluation on the way; of pairs, all are evaluated."""
+    """Batches of an evaluation on the way; of pairs and labelled texts, all are evaluated."""
     final_eval_batches: int = 200
-    """Batches of the evaluation at the end; of pairs, all are evaluated."""
+    """Batches of the evaluation at the end; of pairs and labelled texts, all are evaluated."""
     save_every: int | None = None
     """Steps between checkpoints (None: eval_every)."""
     keep: int = 2
@@ -90,7 +90,9 @@ class LoopConfig:
     steps_per_dispatch: int = 10
     """Most updates that one call of the compiled program makes."""
     seed: int = 0
-    """Of parameters, batches, dropout and samples."""
+    """Of parameters, batches, dropout and samples, and of which texts with a label are held out."""
+    new_head: bool = False
+    """Labelled texts: begin with a fresh head though init_from has one; its classes may then be others."""
     tensorboard: bool = False
     """Also write TensorBoard event files to the run directory."""
 
@@ -108,11 +110,39 @@ class LoopConfig:
 
 
 @dataclass(frozen=True)
+class TuneConfig:
+    """Which parameters learn."""
+
+    last_blocks: int | None = None
+    """Train only so many blocks, the last ones, and what reads their states (None: all; 0: the head alone)."""
+    lora_rank: int = 0
+    """Above 0: train an adapter of this rank beside each of lora_targets (Hu et al. 2021), and a head that classifies;
+    nothing else."""
+    lora_alpha: float = 16.0
+    """What an adapter adds is multiplied by lora_alpha / lora_rank."""
+    lora_dropout: float = 0.0
+    """Probability of leaving out an input feature of an adapter."""
+    lora_targets: tuple[str, ...] = ("query", "value")
+    """The linear layers that get one, by the ends of their paths: query, key, value, output, up, gate, down."""
+
+    def __post_init__(self):
+        check_types(self, "tune")
+        blocks = self.last_blocks
+        require(blocks is None or blocks >= 0, "tune.last_blocks", blocks, "an integer of at least 0, or None")
+        require(self.lora_rank >= 0, "tune.lora_rank", self.lora_rank, "an integer of at least 0")
+        require(blocks is None or self.lora_rank == 0, "tune.lora_rank", self.lora_rank, "0 beside tune.last_blocks")
+        require(self.lora_alpha > 0, "tune.lora_alpha", self.lora_alpha, "a number above 0")
+        require(0 <= self.lora_dropout < 1, "tune.lora_dropout", self.lora_dropout, "a number in [0, 1)")
+        require(len(self.lora_targets) > 0, "tune.lora_targets", self.lora_targets, "one or more")
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """Everything a run depends on."""
 
-    objective: Literal["causal_lm", "masked_lm", "seq2seq"] = "causal_lm"
-    """What is learnt: the next token, the masked ones, or one text from another."""
+    objective: Literal["causal_lm", "classification", "instruction", "masked_lm", "preference", "seq2seq"] = "causal_lm"
+    """What is learnt: the next token, the class of a text, answers, the masked tokens, which of two answers is better
+    (direct preference optimization), or one text from another."""
     model: ModelConfig = field(default_factory=ModelConfig)
     """The architecture; its vocab_size grows to the tokenizer's where that is larger."""
     data: DataConfig = field(default_factory=DataConfig)
@@ -121,6 +151,8 @@ class TrainConfig:
     """The update."""
     train: LoopConfig = field(default_factory=LoopConfig)
     """The loop."""
+    tune: TuneConfig = field(default_factory=TuneConfig)
+    """What of the model is trained."""
     mesh: MeshConfig = field(default_factory=MeshConfig)
     """The devices."""
     out: str = "runs/run"
@@ -210,11 +242,12 @@ def from_json(text: str) -> TrainConfig:
     if not isinstance(values, dict):
         raise ValueError(f"found a JSON {type(values).__name__}, expected a config")
     check_names(values, TrainConfig)
-    sections = {name: _build(kind, values.get(name), name) for name, kind in SECTIONS.items()}
+    values.setdefault("tune", {})  # runs of before there was one trained all
+    sections = {name: build(kind, values.get(name), name) for name, kind in SECTIONS.items()}
     return TrainConfig(**values | sections)
 
 
-def _build(kind: type, values: Any, section: str) -> Any:
+def build(kind: type, values: Any, section: str) -> Any:
     """The dataclass of these fields, those that hold a dataclass built alike; JSON has lists for tuples."""
     require(isinstance(values, dict), section, values, f"the fields of {kind.__name__}")
     check_names(values, kind, section)
@@ -222,11 +255,15 @@ def _build(kind: type, values: Any, section: str) -> Any:
     def value(name, found):
         inner = next((k for k in (hints[name], *get_args(hints[name])) if dataclasses.is_dataclass(k)), None)
         if inner is not None and isinstance(found, dict):
-            return _build(inner, found, f"{section}.{name}")
-        return tuple(found) if isinstance(found, list) else found
+            return build(inner, found, f"{section}.{name}")
+        return _tuples(found)
 
     hints = get_type_hints(kind)
     return kind(**{name: value(name, found) for name, found in values.items()})
+
+
+def _tuples(found: Any) -> Any:
+    return tuple(map(_tuples, found)) if isinstance(found, list) else found
 
 
 def differences(old: TrainConfig, new: TrainConfig) -> list[str]:

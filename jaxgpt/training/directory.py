@@ -1,18 +1,22 @@
 """A run's directory: whose it is, and what may be done in it."""
 
 import dataclasses
-import os
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
 
 from jaxgpt import tokenizers
+from jaxgpt.checks import require
+from jaxgpt.model import Settings
 from jaxgpt.tokenizers import Tokenizer
-from jaxgpt.training.config import TrainConfig, differences, from_json, to_json
+from jaxgpt.tokenizers.base import read_object, write_whole
+from jaxgpt.training.config import TrainConfig, build, differences, from_json, to_json
 from jaxgpt.training.objectives import find
 
 CONFIG_FILE = "train_config.json"
+SETTINGS_FILE = "settings.json"
 CHECKPOINTS = "checkpoints"
 
 
@@ -27,17 +31,22 @@ def read_config(folder: Path) -> TrainConfig:
         raise ValueError(f"{file}: {error}") from error
 
 
-def write(folder: Path, config: TrainConfig, tokenizer: Tokenizer) -> None:
-    """Put the config and the tokenizer where the readers of a run look for them, each whole or not at all.
+def read_settings(folder: Path) -> Settings:
+    """What the run in `folder` knows of its model's use, its classes' names. Raises ValueError for a broken file."""
+    found = read_object(folder / SETTINGS_FILE)
+    return build(Settings, found, str(folder / SETTINGS_FILE)) if found else Settings()
+
+
+def write(folder: Path, config: TrainConfig, tokenizer: Tokenizer, settings: Settings) -> None:
+    """Put all three where the readers of a run look for them, each whole or not at all.
 
     Of several processes the first does so, the others nothing.
     """
     if jax.process_index() > 0:
         return
     tokenizer.save(folder)
-    beside = folder / f".{CONFIG_FILE}"
-    beside.write_text(to_json(config))
-    os.replace(beside, folder / CONFIG_FILE)
+    write_whole(folder / SETTINGS_FILE, json.dumps(dataclasses.asdict(settings), indent=2))
+    write_whole(folder / CONFIG_FILE, to_json(config))
 
 
 def has_checkpoint(folder: Path) -> bool:
@@ -64,7 +73,8 @@ def claim(config: TrainConfig, log: Callable[[str], None] = print) -> Path:
             log(f"out: moved the run in {folder} to {aside}")
     elif has_checkpoint(folder):
         # The saved config's model has grown to its tokenizer's vocabulary; so must this one's before they compare.
-        different = differences(read_config(folder), settle(config, tokenizers.load(folder).vocab_size))
+        labels = read_settings(folder).labels
+        different = differences(read_config(folder), settle(config, tokenizers.load(folder).vocab_size, labels))
         if different:
             raise ValueError(
                 f"out: found a run of another config in {folder} ({'; '.join(different)}), expected the same config, "
@@ -74,14 +84,21 @@ def claim(config: TrainConfig, log: Callable[[str], None] = print) -> Path:
     return folder
 
 
-def settle(config: TrainConfig, vocab_size: int) -> TrainConfig:
-    """The config whose model has room for every token of the tokenizer.
+def settle(config: TrainConfig, vocab_size: int, labels: Sequence[str] = ()) -> TrainConfig:
+    """The config whose model has room for every token of the tokenizer, and a head for the classes if there are any.
 
-    Raises ValueError where the model comes from a checkpoint and has too little.
+    Raises ValueError where the model comes from a checkpoint and has too little room, or is told another number of
+    classes.
     """
     model = config.model
     if config.init_from is not None and vocab_size > model.vocab_size:
         expected = f"the tokenizer's {vocab_size}"
         raise ValueError(f"model.vocab_size: found {model.vocab_size} in {config.init_from}, expected {expected}")
+    if labels:
+        told = config.init_from is None and model.n_classes is not None
+        require(
+            not told or model.n_classes == len(labels), "model.n_classes", model.n_classes, f"{len(labels)}, or none"
+        )
+        model = dataclasses.replace(model, head="sequence", n_classes=len(labels))
     model = dataclasses.replace(model, vocab_size=max(model.vocab_size, vocab_size))
     return dataclasses.replace(config, model=model)

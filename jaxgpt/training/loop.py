@@ -1,6 +1,5 @@
 """The pieces that train.py strings together: the state to begin with, the blocks of batches, evaluation."""
 
-from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,12 +12,13 @@ from jaxgpt import params as P
 from jaxgpt.data.batches import Batches
 from jaxgpt.data.prefetch import prefetch
 from jaxgpt.sharding import place
+from jaxgpt.training import init_from
 from jaxgpt.training.checkpoints import Checkpoints
 from jaxgpt.training.config import TrainConfig
-from jaxgpt.training.init_from import overlay, parameters
 from jaxgpt.training.objectives import Objective, Task
 from jaxgpt.training.state import TrainState, abstract_state, init_state
 from jaxgpt.training.step import Block, block_ends, compile_evaluate
+from jaxgpt.training.tuning import ALL, Tuning
 
 
 def restore_or_init(
@@ -28,20 +28,27 @@ def restore_or_init(
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
     data: str,
+    tuning: Tuning = ALL,
 ) -> TrainState:
     """The newest whole checkpoint's state; without one, step 0: fresh parameters, or init_from's as far as they fit.
 
     data: the identity of what it must have learnt from.
     """
-    restored = checkpoints.restore(abstract_state(declarations, optimizer, mesh), data)
+    # A run that trains all parameters goes on without those that it began with.
+    frozen = {} if tuning is ALL else init_from.frozen(config.init_from, declarations, tuning, mesh)
+    restored = checkpoints.restore(abstract_state(declarations, optimizer, mesh, tuning), data, frozen)
     if restored is not None:
         step, steps = int(restored.step), config.train.steps
         print(f"finished before: all {steps} steps are made" if step == steps else f"resuming from step {step}")
         return restored
-    state = init_state(jax.random.key(config.train.seed), declarations, optimizer, mesh)
+    key = jax.random.key(config.train.seed)
+    begun = P.init(key, declarations, mesh)
     if config.init_from is not None:
-        state = state.replace(params=overlay(state.params, parameters(config.init_from, mesh)))
-    return state
+        source = init_from.parameters(config.init_from, mesh)
+        if config.train.new_head:
+            source = {name: branch for name, branch in source.items() if name != "classifier"}
+        begun = init_from.overlay(begun, source)
+    return init_state(key, declarations, optimizer, mesh, tuning, begun)
 
 
 def blocks(config: TrainConfig, batches: Batches, step: int, mesh: Mesh) -> Iterator[tuple[int, int, Block]]:
@@ -71,10 +78,10 @@ def evaluator(config: TrainConfig, objective: Objective, task: Task, mesh: Mesh)
     program = compile_evaluate(config.model, objective)
 
     def evaluate(params: Any, last: bool = False) -> dict[str, float]:
-        sums: Counter[str] = Counter()
+        sums: dict[str, Any] = {}
         for block in task.evaluation(config.train.final_eval_batches if last else config.train.eval_batches):
             found = jax.device_get(program(params, place(block, mesh, (None, "batch", "time"))))
-            sums.update({name: float(x) for name, x in found.items()})
-        return task.metrics(dict(sums)) | task.score(params, config.model, last=last)
+            sums = {name: sums.get(name, 0.0) + np.asarray(x, np.float64) for name, x in found.items()}
+        return task.metrics(sums) | task.score(params, config.model, last=last)
 
     return evaluate

@@ -130,4 +130,4 @@ def _require_mask(config: data.DataConfig) -> None:
     require(kind not in ("char", "word", "bpe", "tiktoken"), "data.tokenizer", config.tokenizer, expected)
 
 
-OBJECTIVE = Objective("encoder", bert.declare, bert.loss, _open, _look, heads=("lm", "pretraining"))
+OBJECTIVE = Objective(("encoder",), bert.declare, bert.loss, _open, _look, heads=("lm", "pretraining"))

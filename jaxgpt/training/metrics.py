@@ -1,9 +1,11 @@
-"""The files that a run's numbers go to, and the peak of the device that they are held against."""
+"""The files that a run's numbers go to, and what they are held against: operations a token, the peak of a device."""
 
 import json
 import os
 from pathlib import Path
 from typing import Any
+
+from jaxgpt.config import ModelConfig
 
 # Dense bfloat16 FLOP/s of one device, from the vendors' data sheets, by the beginning of JAX's device_kind.
 PEAK_FLOPS = {
@@ -23,6 +25,18 @@ PEAK_FLOPS = {
 def peak_flops(device_kind: str) -> float | None:
     """The device's dense bfloat16 peak, None where it is not in the table."""
     return next((peak for kind, peak in PEAK_FLOPS.items() if device_kind.startswith(kind)), None)
+
+
+def flops_per_token(cfg: ModelConfig) -> int:
+    """Floating-point operations of a training step per token: 6 a matrix weight, and attention over the mean context.
+
+    Source: Chowdhery et al. 2022, appendix B, with the causal mask's half taken (a query sees T/2 keys on average).
+    """
+    attention = cfg.d_model * cfg.head_width * (2 * cfg.n_heads + 2 * cfg.kv_heads)
+    mlp = cfg.d_model * cfg.ff_width * (3 if cfg.gated else 2)
+    seen = cfg.context_length / 2 if cfg.window is None else min(cfg.context_length / 2, cfg.window)
+    weights = cfg.n_layers * (attention + mlp) + cfg.d_model * cfg.vocab_size
+    return int(6 * weights + 12 * cfg.n_layers * cfg.n_heads * cfg.head_width * seen)
 
 
 class MetricsFile:

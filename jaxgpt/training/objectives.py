@@ -14,20 +14,31 @@ from jaxgpt.config import ModelConfig
 from jaxgpt.data import DataConfig
 from jaxgpt.data.batches import Batches, Block
 from jaxgpt.tokenizers import Tokenizer
-from jaxgpt.training.config import TrainConfig
+from jaxgpt.training.config import TrainConfig, TuneConfig
 
 # Where each one's OBJECTIVE is. Imported when asked for: a run needs what its own objective does.
 MODULES = {
     "causal_lm": "jaxgpt.training.causal_lm",
+    "classification": "jaxgpt.training.classification",
+    "instruction": "jaxgpt.training.instruction",
     "masked_lm": "jaxgpt.training.masked_lm",
+    "preference": "jaxgpt.training.preference",
     "seq2seq": "jaxgpt.training.seq2seq",
 }
 
 # Settings that not every objective reads, and those that do.
 READERS = dict.fromkeys(("data.sampling", "data.stride"), ("causal_lm", "masked_lm"))
 READERS |= dict.fromkeys(("data.mask_rate", "data.whole_word"), ("masked_lm",))
-READERS |= dict.fromkeys(("data.source", "data.target", "data.run_length", "data.buckets"), ("seq2seq",))
-READERS |= dict.fromkeys(("train.sample_prompt", "train.sample_tokens"), ("causal_lm",))
+READERS |= dict.fromkeys(("data.source", "data.target"), ("seq2seq",))
+READERS |= dict.fromkeys(
+    ("data.run_length", "data.buckets"), ("seq2seq", "classification", "instruction", "preference")
+)
+LABELLED = ("data.text", "data.text_pair", "data.label", "data.balanced", "data.whole")
+READERS |= dict.fromkeys((*LABELLED, "train.new_head"), ("classification",))
+READERS |= {"data.too_long": ("classification", "instruction")}
+READERS |= dict.fromkeys(("data.learn", "data.pack", "data.test_fraction"), ("instruction",))
+READERS |= {"data.style": ("instruction", "preference"), "data.beta": ("preference",)}
+READERS |= {"train.sample_prompt": ("causal_lm",), "train.sample_tokens": ("causal_lm", "instruction")}
 
 
 class Task(ABC):
@@ -37,6 +48,10 @@ class Task(ABC):
     identity: str
     """A hash of tokenizer and data: the same for the same, wherever and whenever they were made."""
     train: Batches
+    shows_first: bool = False
+    """Whether what the model could do before its first step is told, too."""
+    labels: tuple[str, ...] = ()
+    """The names of the classes, where there are any."""
 
     @abstractmethod
     def evaluation(self, n: int) -> Iterator[Block]:
@@ -58,6 +73,9 @@ class Task(ABC):
         """A number that is lower for better parameters, from what an evaluation told of them."""
         return row["val_loss"]
 
+    def draw(self, folder: Path) -> None:  # noqa: B027
+        """Put pictures of the last evaluation, beside the losses, into the folder."""
+
     def check(self, config: TrainConfig) -> None:  # noqa: B027 - most have nothing to refuse
         """Raise ValueError for what a settled config asks for and can't have, before any work."""
 
@@ -70,8 +88,8 @@ class Task(ABC):
 class Objective:
     """An architecture's declarations and loss, and the data that they take."""
 
-    architecture: str
-    """The ModelConfig.architecture it trains."""
+    architectures: tuple[str, ...]
+    """The values of ModelConfig.architecture that it trains."""
     declare: Callable
     """declare(cfg) -> the tree of `Param`."""
     loss: Callable
@@ -86,18 +104,19 @@ class Objective:
     """The values of ModelConfig.head that have its loss."""
 
     def check(self, config: TrainConfig) -> None:
-        """Raise ValueError for a model of another architecture or head, and for a setting that is not read."""
+        """Raise ValueError for a model of another architecture or head, and for a setting that is not read or lacks
+        what it needs."""
         which = f"as objective={config.objective!r}"
-        found = config.model.architecture
-        require(
-            found == self.architecture, "model.architecture", found, f"{self.architecture!r}, which {which[3:]} trains"
-        )
+        found, known = config.model.architecture, " or ".join(map(repr, self.architectures))
+        require(found in self.architectures, "model.architecture", found, f"{known}, which {which[3:]} trains")
         require(
             config.model.head in self.heads,
             "model.head",
             config.model.head,
             f"{' or '.join(self.heads)}, {which} trains it",
         )
+        expected = "a model, as tune says to train a part of one"
+        require(config.tune == TuneConfig() or config.init_from is not None, "init_from", config.init_from, expected)
         for name, readers in READERS.items():
             section, _, field = name.partition(".")
             values = getattr(config, section)

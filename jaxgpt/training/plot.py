@@ -1,8 +1,13 @@
-"""loss.png: the training and validation loss of a run, and how good its model is at what the loss stands for."""
+"""Pictures of a run: its training and validation loss, how good its model is at what the loss stands for, and which
+classes it takes for which."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from jaxtyping import Float
 
 QUALITIES = {"val_bleu": "BLEU", "val_accuracy": "accuracy"}  # the first that the rows hold is drawn
 
@@ -13,7 +18,6 @@ def plot_loss(rows: list[dict[str, Any]], path: Path, title: str) -> None:
     Below, where the rows hold one of QUALITIES, its curve over the minutes of the run (over steps, if a row lacks its
     seconds).
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure  # no pyplot: no global state, no display
 
     quality = next((name for name in QUALITIES if any(name in row for row in rows)), None)
@@ -26,6 +30,34 @@ def plot_loss(rows: list[dict[str, Any]], path: Path, title: str) -> None:
     for axes in panels:
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
+    _write(figure, path)
+
+
+def plot_confusion(counts: Float[np.ndarray, "classes classes"], labels: Sequence[str], path: Path) -> None:
+    """Draw how many texts of each class (rows) were taken for each (columns): the number, shaded by the row's share."""
+    from matplotlib.figure import Figure
+
+    n = len(labels)
+    size = min(2.6 + 0.9 * n, 16)
+    figure = Figure(figsize=(size + 0.6, size), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.set(xticks=range(n), yticks=range(n), yticklabels=labels, xlabel="taken for", ylabel="class")
+    axes.set_xticklabels(
+        labels, rotation=45 if max(map(len, labels)) * n > 40 else 0, ha="right" if n > 8 else "center"
+    )
+    for (i, j), share in np.ndenumerate(shares if n <= 20 else np.zeros((0, 0))):  # more don't fit
+        color = "white" if share > 0.5 else "black"
+        axes.text(j, i, f"{counts[i, j]:.0f}\n{share:.1%}", ha="center", va="center", color=color)
+    right = np.trace(counts) / max(counts.sum(), 1)
+    axes.set_title(f"{right:.1%} of {counts.sum():,.0f} right")
+    _write(figure, path)
+
+
+def _write(figure: Any, path: Path) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     beside = path.with_name(f".{path.name}")
     FigureCanvasAgg(figure).print_png(str(beside))
     os.replace(beside, path)
@@ -43,7 +75,7 @@ def _losses(axes, rows: list[dict[str, Any]]) -> None:
     if val:
         steps, losses = zip(*val, strict=True)
         axes.plot(steps, losses, "o-", color="tab:orange", markersize=4, label=f"validation, last {losses[-1]:.3f}")
-    axes.set(xlabel="step", ylabel="loss (nats a token)")
+    axes.set(xlabel="step", ylabel="loss (nats)")
     if train or val:
         axes.legend(frameon=False)
 

@@ -12,6 +12,7 @@ SHOWN = {
     "train_loss": "loss {:.4f}",
     "val_loss": "val {:.4f}",
     "val_accuracy": "accuracy {:.4f}",
+    "val_macro_f1": "F1 {:.4f}",
     "val_unigram_accuracy": "(unigram {:.4f})",
     "val_bleu": "BLEU {:.2f}",
 }

@@ -58,6 +58,8 @@ class Report:
 
     def dispatched(self, start: int, end: int, metrics: dict[str, jax.Array], tokens: int) -> None:
         """Steps start + 1 to end are under way and read so many tokens; tell of those before them."""
+        for values in jax.tree.leaves(metrics):
+            values.copy_to_host_async()  # asked for later, a GPU would copy them behind the steps after these
         self.settle()
         self._pending = (start, end, metrics, tokens)
 

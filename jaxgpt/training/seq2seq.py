@@ -29,7 +29,7 @@ class Translation(Task):
         loop, settings = config.train, config.data
         data.check_lengths(dataset, config.model.context_length)
         self.tokenizer, self.identity = dataset.tokenizer, dataset.identity
-        self.train = data.TrainPairBatches(
+        self.train = data.BucketBatches(
             dataset.train, loop.batch_size, loop.seed, settings.run_length, settings.buckets
         )
         print(f"data: {self.train.padding():.0%} of the batches is padding")
@@ -102,4 +102,4 @@ def _require_sacrebleu() -> None:
     require(find_spec("sacrebleu") is not None, "objective", "seq2seq", expected)
 
 
-OBJECTIVE = Objective("encoder-decoder", seq2seq.declare, seq2seq.loss, _open, _look)
+OBJECTIVE = Objective(("encoder-decoder",), seq2seq.declare, seq2seq.loss, _open, _look)

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from jaxgpt.config import ModelConfig
 from jaxgpt.training.objectives import Objective
 from jaxgpt.training.state import TrainState, state_shardings
+from jaxgpt.training.tuning import ALL, Tuning
 
 Batch = dict[str, Array]  # arrays [batch, ...]
 Block = dict[str, Array]  # arrays [steps, batch, ...]
@@ -24,22 +25,29 @@ def train_step(
     objective: Objective,
     optimizer: optax.GradientTransformation,
     accumulation: int = 1,
+    tuning: Tuning = ALL,
 ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
     """One update: (the next state, {"loss", "grad_norm"} of this one). A pure function: jit it, or run it as it is.
 
     accumulation: parts of the batch computed one after the other; the gradient is the whole batch's, each part
     counted by the weight of its targets.
     """
-    key = jax.random.fold_in(state.key, state.step) if cfg.dropout > 0 else None
-    value_and_grad = jax.value_and_grad(objective.loss, has_aux=True)
+    key = jax.random.fold_in(state.key, state.step) if max(cfg.dropout, tuning.dropout) > 0 else None
+
+    def loss(params, rows, key):
+        own = None if key is None or tuning.dropout == 0 else jax.random.fold_in(key, 0)
+        model_key = key if cfg.dropout > 0 else None
+        return objective.loss(tuning.whole(params, state.frozen, own), rows, cfg, key=model_key)
+
+    value_and_grad = jax.value_and_grad(loss, has_aux=True)
 
     def part(i, rows):
         part_key = None if key is None else jax.random.fold_in(key, i)
-        (loss, sums), grads = value_and_grad(state.params, rows, cfg, key=part_key)
+        (loss, sums), grads = value_and_grad(state.params, rows, part_key)
         return jax.tree.map(lambda x: x * sums["weight"], (loss, grads)), sums["weight"]
 
     if accumulation == 1:
-        (loss, _), grads = value_and_grad(state.params, batch, cfg, key=key)
+        (loss, _), grads = value_and_grad(state.params, batch, key)
     else:
         parts = jax.tree.map(lambda x: x.reshape(accumulation, -1, *x.shape[1:]), batch)
         zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(part, 0, _first(parts)))
@@ -65,6 +73,7 @@ def compile_train(
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
     accumulation: int = 1,
+    tuning: Tuning = ALL,
 ) -> Callable[[TrainState, Block, Int[Array, ""]], tuple[TrainState, dict[str, Float[Array, " steps"]]]]:
     """The program (state, block, n) -> (state, metrics): the updates of the block's first n batches. Donates the state.
 
@@ -72,8 +81,9 @@ def compile_train(
     constant of the program, so that a shorter last block neither compiles again nor rounds differently. Blocks of
     another shape compile once more.
     """
-    placed = state_shardings(objective.declare(cfg), optimizer, mesh)
-    step = functools.partial(train_step, cfg=cfg, objective=objective, optimizer=optimizer, accumulation=accumulation)
+    placed = state_shardings(objective.declare(cfg), optimizer, mesh, tuning)
+    options = {"objective": objective, "optimizer": optimizer, "accumulation": accumulation, "tuning": tuning}
+    step = functools.partial(train_step, cfg=cfg, **options)
 
     def run(state, block, n):
         shapes, steps = jax.eval_shape(step, state, _first(block))[1], len(jax.tree.leaves(block)[0])

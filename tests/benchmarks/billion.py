@@ -77,7 +77,7 @@ def ours(folder: str, dtype: str, batches: list[int], new: int) -> dict:
 
         def run(n, prompts=prompts):
             begun = time.perf_counter()
-            generate_tokens(model.decode_params, prompts, model.decode_config, max_new_tokens=n)
+            generate_tokens(model.inference_params, prompts, model.inference_config, max_new_tokens=n)
             return time.perf_counter() - begun
 
         run(1), run(new)

@@ -29,9 +29,9 @@ def kernels_of_a_step(model: jaxgpt.Model, batch: int, slots: int) -> int:
     ids = jnp.ones(model.config.vocab_size, bool)
     nothing = jnp.zeros(batch, jnp.int32)
     rows = Rows(nothing, nothing > 0, jax.random.split(jax.random.key(0), batch), nothing, None)
-    cache = KVCache.empty(model.decode_config, batch, slots)
+    cache = KVCache.empty(model.inference_config, batch, slots)
     lowered = decoding.decode_chunk.lower(
-        model.decode_params, cache, rows, {"temperature": 0.0}, ~ids, ids, jnp.array(9), cfg=model.decode_config
+        model.inference_params, cache, rows, {"temperature": 0.0}, ~ids, ids, jnp.array(9), cfg=model.inference_config
     )
     parts = lowered.compile().as_text().split("\n\n")
     return max(len(re.findall(r" (?:fusion|dot|custom-call|copy|call|while)\(", part)) for part in parts)
@@ -63,7 +63,9 @@ def main() -> None:
     for batch in args.batch:
 
         def run(batch=batch):
-            found = generate_tokens(model.decode_params, [prompt] * batch, model.decode_config, max_new_tokens=args.new)
+            found = generate_tokens(
+                model.inference_params, [prompt] * batch, model.inference_config, max_new_tokens=args.new
+            )
             assert len(found[0]) == args.new
 
         run(), run()

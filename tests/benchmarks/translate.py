@@ -123,7 +123,13 @@ def main() -> None:
 
     runs = {
         "jaxgpt": lambda: translate_tokens(
-            model.decode_params, sources, model.decode_config, start=end, end=end, beam=args.beam, batch_size=args.batch
+            model.inference_params,
+            sources,
+            model.inference_config,
+            start=end,
+            end=end,
+            beam=args.beam,
+            batch_size=args.batch,
         ),
         "transformers": lambda: theirs(torch_model, sources, end, args.beam, args.batch, 0.6),
     }

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxgpt.data.buckets import CELLS, TrainPairBatches, _least_padding, evaluation
+from jaxgpt.data.buckets import BucketBatches, _least_padding, evaluation
 from jaxgpt.data.pair_files import PairFiles
 from jaxgpt.data.pairs import Pairs
 from jaxgpt.data.sequences import Sequences
@@ -39,7 +39,7 @@ PAIRS = make_pairs()
 
 
 def batches(pairs=PAIRS, seed=0, batch_size=B):
-    return TrainPairBatches(pairs, batch_size, seed, RUN, BUCKETS)
+    return BucketBatches(pairs, batch_size, seed, RUN, BUCKETS)
 
 
 def assert_same(a, b):
@@ -103,9 +103,9 @@ def test_a_block_is_its_batches_stacked_and_of_one_run():
 
 def test_every_pair_is_seen_equally_often():
     """In n cycles a pair of a quantile with m members comes n * RUN * B / m times, rounded up or down."""
-    pairs = make_pairs(96)  # CELLS * BUCKETS = 12 quantiles of 8
+    pairs = make_pairs(96)  # 3 * BUCKETS = 12 quantiles of 8
     data, cycles = batches(pairs), 8
-    seen = np.concatenate([numbers(data[step], pairs) for step in range(cycles * CELLS * BUCKETS * RUN)])
+    seen = np.concatenate([numbers(data[step], pairs) for step in range(cycles * 3 * BUCKETS * RUN)])
     counts = np.bincount(seen, minlength=96)
     mean = cycles * RUN * B / 8
     assert counts.min() >= np.floor(mean)
@@ -128,7 +128,7 @@ def test_a_bucket_gives_each_pair_once_in_another_order_each_epoch():
 
 
 def test_a_bucket_is_shuffled_by_the_seed():
-    a, b = (TrainPairBatches(PAIRS, B, seed, RUN, 1) for seed in (0, 1))
+    a, b = (BucketBatches(PAIRS, B, seed, RUN, 1) for seed in (0, 1))
     assert not np.array_equal(numbers(a[0], PAIRS), numbers(b[0], PAIRS))
 
 
@@ -136,7 +136,7 @@ def test_a_cycle_has_every_quantile_once_in_another_order():
     data = batches()
     orders = [data._order(cycle) for cycle in range(3)]
     for order in orders:
-        assert len(order) == CELLS * BUCKETS
+        assert len(order) == 3 * BUCKETS
         np.testing.assert_array_equal(np.sort(order), np.sort(orders[0]))
         assert set(order.tolist()) == set(range(BUCKETS))
     assert len({tuple(order.tolist()) for order in orders}) == 3
@@ -155,7 +155,7 @@ def test_padding_is_what_the_batches_show():
     """Whole epochs of every bucket: 8 pairs a quantile, 15 rows a run, 8 cycles."""
     pairs = make_pairs(96)
     data = batches(pairs)
-    steps = range(8 * CELLS * BUCKETS * RUN)
+    steps = range(8 * 3 * BUCKETS * RUN)
     real = sum(int(sum(map(np.sum, lengths(data[step])))) for step in steps)
     whole = sum(data[step]["source"].size + data[step]["targets"].size for step in steps)
     assert data.padding() == pytest.approx(1 - real / whole, abs=1e-12)
@@ -164,7 +164,7 @@ def test_padding_is_what_the_batches_show():
 
 def test_padding_counts_both_sides():
     pairs = of_length([2, 2, 4, 4], [3, 1, 6, 2])
-    assert TrainPairBatches(pairs, 2, 0, 1, 1).padding() == pytest.approx(1 - 24 / (4 * (4 + 6)))
+    assert BucketBatches(pairs, 2, 0, 1, 1).padding() == pytest.approx(1 - 24 / (4 * (4 + 6)))
 
 
 def test_tokens_are_those_that_masks_and_weights_show():
@@ -175,7 +175,7 @@ def test_tokens_are_those_that_masks_and_weights_show():
 
 
 def test_sorting_by_length_wastes_less_than_one_bucket():
-    many, one = batches().padding(), TrainPairBatches(PAIRS, B, 0, RUN, 1).padding()
+    many, one = batches().padding(), BucketBatches(PAIRS, B, 0, RUN, 1).padding()
     assert many < one - 0.1
 
 
@@ -203,8 +203,8 @@ def test_fewer_pairs_than_quantiles_will_do_but_not_fewer_than_buckets():
     few = of_length([2, 3, 4, 5], [2, 2, 3, 3])
     data = batches(few, batch_size=7)
     assert data[9]["source"].shape[0] == 7
-    with pytest.raises(ValueError, match=re.escape("data.buckets: found 5, expected at most the 4 training pairs")):
-        TrainPairBatches(few, B, 0, RUN, 5)
+    with pytest.raises(ValueError, match=re.escape("data.buckets: found 5, expected at most the 4 training examples")):
+        BucketBatches(few, B, 0, RUN, 5)
 
 
 @pytest.mark.parametrize(("n", "batch_size"), [(97, 8), (96, 8), (3, 8), (97, 1)])

@@ -1,9 +1,12 @@
 """Classes of texts, as transformers' pipeline tells them."""
 
+import decoder_peers
 import pytest
+from decoder_peers import GPT2, LLAMA, rope
 from encoders import make, same
 
 from jaxgpt.pipelines import pipeline
+from jaxgpt.tokenizers import BPETokenizer
 
 pytest.importorskip("transformers")
 pytest.importorskip("torch")
@@ -54,6 +57,25 @@ def test_one_class_is_a_sigmoid_without_a_name(tmp_path):
     theirs = make("BertForSequenceClassification", tmp_path, num_labels=1)("text-classification")
     ours = pipeline("text-classification", model=tmp_path)
     same(ours(TEXTS), theirs(TEXTS))
+
+
+@pytest.mark.parametrize(("kind", "values"), [("GPT2", GPT2), ("Qwen2", LLAMA | rope())])
+def test_a_decoder_tells_the_classes_that_transformers_tells(kind, values, tmp_path):
+    """By the last token; and in a batch, where it stands before padding."""
+    import transformers
+
+    tokenizer = BPETokenizer.train([TEXTS[0]] * 3, 270)
+    sizes = {"vocab_size": tokenizer.vocab_size, "pad_token_id": tokenizer.end_of_text}
+    decoder_peers.make(kind, values | LABELS | sizes, "SequenceClassification").save_pretrained(tmp_path)
+    tokenizer.save(tmp_path)
+    ours = pipeline("text-classification", model=tmp_path)
+    theirs = transformers.pipeline("text-classification", model=str(tmp_path), device="cpu")
+    texts = [TEXTS[0], "a dog", "the cat sat", "x"]
+    for inputs in (texts[0], texts):
+        same(ours(inputs, top_k=None), theirs(inputs, top_k=None))
+    assert {one["label"] for one in ours(texts)} <= {"bad", "so so", "good"}
+    with pytest.raises(ValueError, match="text 0: found 'no tokens', expected at least one"):
+        ours("")
 
 
 def test_what_can_not_be_used_is_refused(both, tmp_path):

@@ -24,9 +24,10 @@ from decoder_peers import (
     save,
     tensors_of,
 )
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 from tiny import apply
 
+from jaxgpt import gpt
 from jaxgpt.generation import generate_tokens
 from jaxgpt.pretrained.fields import CONFIG
 from jaxgpt.pretrained.files import SINGLE, open_folder
@@ -174,6 +175,50 @@ def test_bfloat16_is_close_to_that_of_transformers(case):
 def test_the_family_that_it_came_from_expresses_it(case):
     family, _ = express(case.model.config, case.model.settings.family)
     assert family.name == case.peer.config.model_type
+
+
+LABELS = {"id2label": {0: "bad", 1: "so so", 2: "good"}, "label2id": {"bad": 0, "so so": 1, "good": 2}}
+PAD = 7  # by which alone, not by the mask, transformers finds a text's last token
+
+
+@pytest.fixture(scope="module", params=ONE_EACH)
+def classifier(request, tmp_path_factory):
+    kind, values = CASES[request.param]
+    peer = make(kind, values | LABELS | {"pad_token_id": PAD}, "SequenceClassification")
+    folder = tmp_path_factory.mktemp("classifier")
+    save(peer, folder)
+    tokens, lengths = draw_text(4, 13, seed=3), np.array([[13], [1], [9], [6]])
+    tokens[tokens == PAD] = 0
+    return SimpleNamespace(peer=peer, folder=folder, model=read_model(folder), tokens=tokens, lengths=lengths)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_classes_are_those_of_transformers(classifier, side):
+    slots, lengths = np.arange(13), classifier.lengths
+    mask = slots < lengths if side == "right" else slots >= 13 - lengths
+    tokens, model = np.where(mask, classifier.tokens, PAD), classifier.model
+    found = jax.jit(gpt.classify, static_argnums=2)(model.params, jnp.array(tokens), model.config, mask=jnp.array(mask))
+    assert found.shape == (4, 3)
+    np.testing.assert_allclose(found, peer_logits(classifier.peer, tokens, mask), atol=ATOL)
+    assert model.settings.labels == ("bad", "so so", "good")
+
+
+def test_saving_a_classifier_gives_back_its_tensors_and_its_classes(classifier, tmp_path):
+    import transformers
+
+    family = write_model(classifier.model, tmp_path)
+    assert family.name == classifier.peer.config.model_type
+    ours, theirs = load_file(tmp_path / SINGLE), load_file(classifier.folder / SINGLE)
+    assert ours.keys() == theirs.keys()
+    for name, x in theirs.items():
+        np.testing.assert_array_equal(ours[name], x)
+    again = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path, pad_token_id=PAD).eval()
+    assert type(again) is type(classifier.peer)
+    assert (again.config.id2label, again.config.label2id) == (LABELS["id2label"], LABELS["label2id"])
+    mask = np.arange(13) < classifier.lengths
+    tokens = np.where(mask, classifier.tokens, PAD)
+    np.testing.assert_array_equal(peer_logits(again, tokens, mask), peer_logits(classifier.peer, tokens, mask))
+    assert read_config(tmp_path)[0] == replace(classifier.model.config, dtype="float32")
 
 
 def test_gpt2_files_of_a_bare_model_with_masks_and_a_copy_of_the_head(tmp_path):

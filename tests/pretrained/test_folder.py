@@ -13,7 +13,7 @@ from tiny import TINY, draw, draw_tokens
 import jaxgpt
 from jaxgpt import bert, gpt, seq2seq
 from jaxgpt.config import ModelConfig
-from jaxgpt.model import GenerationDefaults, Model, Settings, declarations, prepare
+from jaxgpt.model import GenerationDefaults, Model, Settings, by_layer, declarations
 from jaxgpt.pretrained.family import MODULES
 from jaxgpt.pretrained.folder import express, read_params
 from jaxgpt.sharding import MeshConfig, make_mesh
@@ -40,7 +40,7 @@ SETTINGS = {
     ),
 }
 MODELS = {
-    name: Model(cfg, prepare(draw(declarations(cfg)), "float32"), TOKENIZER, SETTINGS[name])
+    name: Model(cfg, by_layer(draw(declarations(cfg)), "float32"), TOKENIZER, SETTINGS[name])
     for name, cfg in (("llama", LLAMA), ("bert", BERT), ("marian", MARIAN))
 }
 

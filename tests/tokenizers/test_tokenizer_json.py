@@ -39,7 +39,7 @@ def test_stories_gives_the_ids_of_transformers(stories):
     assert stories.decode([403, 407, 261, 378]) == "Once upon a time"
     assert stories.vocab_size == 512
     assert stories.special_tokens == {"<unk>": 0, "<s>": 1, "</s>": 2}
-    assert stories.end_of_text == 2
+    assert (stories.begin_of_text, stories.end_of_text) == (1, 2)
 
 
 def test_any_text_comes_back_but_for_the_sign_that_stands_for_a_space(stories, unicode_texts):

@@ -11,8 +11,9 @@ from jaxgpt import gpt
 from jaxgpt.config import gpt2, llama
 from jaxgpt.data import DataConfig, Dataset, TrainBatches
 from jaxgpt.tokenizers import CharTokenizer
-from jaxgpt.training.causal_lm import CausalLM, flops_per_token
+from jaxgpt.training.causal_lm import CausalLM
 from jaxgpt.training.config import LoopConfig, TrainConfig
+from jaxgpt.training.metrics import flops_per_token
 
 CFG = replace(TINY, n_layers=1, context_length=8)
 CONFIG = TrainConfig(

@@ -6,6 +6,7 @@ import pytest
 
 from jaxgpt.config import ModelConfig
 from jaxgpt.data import DataConfig
+from jaxgpt.model import GenerationDefaults, Settings
 from jaxgpt.tokenizers import CharTokenizer
 from jaxgpt.training import directory
 from jaxgpt.training.config import LoopConfig, TrainConfig
@@ -19,10 +20,10 @@ def config_of(folder, **changes):
     return replace(TrainConfig(model=SMALL, out=str(folder)), **changes)
 
 
-def started(config):
+def started(config, labels=()):
     """As train.py does it."""
     folder = directory.claim(config)
-    directory.write(folder, directory.settle(config, TOKENIZER.vocab_size), TOKENIZER)
+    directory.write(folder, directory.settle(config, TOKENIZER.vocab_size, labels), TOKENIZER, Settings(labels=labels))
     (folder / "checkpoints" / "10").mkdir(parents=True)
     return folder
 
@@ -80,7 +81,7 @@ def test_a_run_without_a_checkpoint_stands_in_no_way(tmp_path):
 
 def test_of_several_processes_one_writes(tmp_path, monkeypatch):
     monkeypatch.setattr(jax, "process_index", lambda: 1)
-    directory.write(tmp_path, config_of(tmp_path), TOKENIZER)
+    directory.write(tmp_path, config_of(tmp_path), TOKENIZER, Settings())
     assert list(tmp_path.iterdir()) == []
 
 
@@ -168,6 +169,44 @@ def test_a_vocabulary_grows_unless_its_parameters_are_there_already(tmp_path):
     assert directory.settle(config, 3).model.vocab_size == 4
     with pytest.raises(ValueError, match=r"model\.vocab_size: found 4 in old, expected the tokenizer's 10"):
         directory.settle(replace(config, init_from="old"), 10)
+
+
+def test_a_model_gets_a_head_for_the_classes(tmp_path):
+    config = config_of(tmp_path / "run")
+    assert directory.settle(config, 3, ("a", "b", "c")).model == replace(SMALL, head="sequence", n_classes=3)
+    told = replace(config, model=replace(SMALL, head="sequence", n_classes=3))
+    assert directory.settle(told, 3, ("a", "b", "c")).model == told.model
+    with pytest.raises(ValueError, match=r"model\.n_classes: found 3, expected 2, or none"):
+        directory.settle(told, 3, ("a", "b"))
+    another = replace(told, init_from="old")  # whose head is `same_classes`' to judge
+    assert directory.settle(another, 3, ("a", "b")).model.n_classes == 2
+
+
+def test_a_run_with_classes_goes_on_as_the_same(tmp_path):
+    config = config_of(tmp_path / "run", objective="classification")
+    folder = started(config, ("ham", "spam"))
+    assert directory.read_config(folder).model.n_classes == 2
+    assert directory.claim(config) == folder
+    with pytest.raises(ValueError, match=r"train\.new_head: False there, True here"):
+        directory.claim(replace(config, train=LoopConfig(new_head=True)))
+
+
+def test_settings_are_read_as_they_were_written(tmp_path):
+    settings = Settings(
+        "gpt2", GenerationDefaults(end_tokens=(3, 4), beam=2), ("ham", "späm"), "mean", True, 7, (("a", "b"),)
+    )
+    assert directory.read_settings(tmp_path) == Settings()  # a run of an older version
+    directory.write(tmp_path, config_of(tmp_path), TOKENIZER, settings)
+    assert directory.read_settings(tmp_path) == settings
+    file = tmp_path / directory.SETTINGS_FILE
+    for text, message in (
+        ("{", "bad JSON"),
+        ('{"label": []}', r"label: found an unknown field, expected labels"),
+        ("[]", ""),
+    ):
+        file.write_text(text)
+        with pytest.raises(ValueError, match=rf"settings\.json.*{message}"):
+            directory.read_settings(tmp_path)
 
 
 def test_a_run_does_not_start_from_itself(tmp_path):

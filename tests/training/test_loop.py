@@ -14,6 +14,7 @@ from jaxgpt import gpt
 from jaxgpt import params as P
 from jaxgpt.data import Dataset, TrainBatches
 from jaxgpt.data.batches import Batches
+from jaxgpt.model import Settings
 from jaxgpt.sharding import make_mesh
 from jaxgpt.tokenizers import CharTokenizer
 from jaxgpt.training import directory, loop
@@ -53,7 +54,7 @@ def start_from(folder, cfg):
     saved, optimizer = draw(gpt.declare(CFG)), optax.sgd(0.1)
     source = folder / "source"
     source.mkdir(exist_ok=True)
-    directory.write(source, CONFIG, TASK.tokenizer)
+    directory.write(source, CONFIG, TASK.tokenizer, Settings())
     with Checkpoints(source / directory.CHECKPOINTS) as checkpoints:
         checkpoints.save(TrainState(jnp.array(1), saved, optimizer.init(saved), jax.random.key(0)), "text", {})
         checkpoints.wait()

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def test_an_objective_is_found_by_its_name():
     found = objectives.find("causal_lm")
-    assert (found.architecture, found.declare, found.loss) == ("decoder", gpt.declare, gpt.loss)
+    assert (found.architectures, found.declare, found.loss) == (("decoder",), gpt.declare, gpt.loss)
     assert found is objectives.find("causal_lm")  # a static argument of jit: one program
 
 

@@ -3,7 +3,7 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from jaxgpt.training.plot import _quality, _running_mean, plot_loss
+from jaxgpt.training.plot import _quality, _running_mean, plot_confusion, plot_loss
 
 BLUE, ORANGE, GREEN = (31, 119, 180), (255, 127, 14), (44, 160, 44)
 TRAIN = [{"step": step, "train_loss": 3 - step / 50} for step in range(10, 60, 10)]
@@ -56,3 +56,27 @@ def test_the_running_mean_starts_at_the_first_value_and_follows():
     assert _running_mean([4.0]) == pytest.approx([4.0])
     assert _running_mean([5.0, 5.0, 5.0]) == pytest.approx([5.0, 5.0, 5.0])
     assert _running_mean([1.0, 0.0], share=0.1) == pytest.approx([1.0, 0.09 / 0.19])
+
+
+@pytest.mark.parametrize("n", [2, 5, 9, 25])
+def test_the_picture_of_confusion_has_its_names_shares_and_numbers(tmp_path, monkeypatch, n):
+    """By what matplotlib was given: each row is shaded by its shares, each cell up to 20 classes has its number."""
+    counts = np.random.default_rng(0).integers(1, 40, (n, n)).astype(float)
+    counts[-1] = 0  # of which there was no text
+    labels = [f"class {i}" for i in range(n)]
+    figures = []
+    monkeypatch.setattr("matplotlib.figure.Figure", lambda **options: figures.append(Figure(**options)) or figures[-1])
+    plot_confusion(counts, labels, tmp_path / "confusion.png")
+    assert [file.name for file in tmp_path.iterdir()] == ["confusion.png"]
+    (axes,) = figures[0].axes
+    assert [[text.get_text() for text in ticks] for ticks in (axes.get_xticklabels(), axes.get_yticklabels())] == [
+        labels
+    ] * 2
+    shares = counts / np.maximum(counts.sum(1), 1)[:, None]
+    np.testing.assert_allclose(axes.images[0].get_array(), shares)
+    assert axes.images[0].get_clim() == (0, 1)
+    assert axes.get_title() == f"{np.trace(counts) / counts.sum():.1%} of {counts.sum():,.0f} right"
+    told = {text.get_position(): text.get_text() for text in axes.texts}
+    wanted = {(j, i): f"{counts[i, j]:.0f}\n{shares[i, j]:.1%}" for i in range(n) for j in range(n)}
+    assert told == (wanted if n <= 20 else {})
+    assert (axes.get_ylabel(), axes.get_xlabel()) == ("class", "taken for")

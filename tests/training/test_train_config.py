@@ -126,7 +126,7 @@ def test_every_field_has_a_text_in_the_help(kind):
         (lambda: unchecked(LoopConfig(), sample_prompt=None), r"train\.sample_prompt: found None, expected a string"),
         (
             lambda: unchecked(TrainConfig(), objective="gpt"),
-            r"^objective: found 'gpt', expected one of causal_lm, mask",
+            r"^objective: found 'gpt', expected one of causal_lm, classification, instruction, mask",
         ),
         (lambda: unchecked(TrainConfig(), out=3), r"^out: found 3, expected a string"),
         (lambda: unchecked(TrainConfig(), model=None), r"^model: found None, expected ModelConfig\(\.\.\.\)"),
