@@ -1,6 +1,6 @@
 """Spam or not, from any model: python train.py configs/finetune_spam.py --init_from MODEL --data.path train.tsv
 
-Three passes over 3,600 short messages (the SMS Spam Collection), 2 CPU cores are enough.
+One pass over 3,600 short messages (the SMS Spam Collection), which takes 2 CPU cores a few minutes.
 """
 
 from jaxgpt.config import ModelConfig
@@ -14,5 +14,5 @@ config = TrainConfig(
     optimizer=OptimizerConfig(
         learning_rate=1e-4, min_learning_rate=0.0, warmup_steps=20, beta2=0.999, weight_decay=0.01
     ),
-    train=LoopConfig(steps=96, batch_size=32, eval_every=48),
+    train=LoopConfig(steps=112, batch_size=32, eval_every=112),
 )
