@@ -65,6 +65,8 @@ def read_labelled(config: DataConfig, seed: int, log: Callable[[str], None] = pr
         if number == 1:
             place = next(example.place for example in examples if example.label == name)
             expected = "each class twice or more, to train on and to validate on"
+            if place.endswith(", line 1"):
+                expected += "; if this is a header, --data.text and --data.label name its columns"
             raise ValueError(f"{place}: {config.label}: found {name!r} once, expected {expected}")
     whole = whole_texts([example.text for example in examples]) if config.whole else np.arange(len(examples))
     held = whole[_stratified([examples[i].label for i in whole], config.validation_fraction, seed)]

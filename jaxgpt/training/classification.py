@@ -21,7 +21,6 @@ from jaxgpt.rows import framed
 from jaxgpt.tokenizers import Tokenizer
 from jaxgpt.training import init_from
 from jaxgpt.training.config import TrainConfig
-from jaxgpt.training.directory import has_checkpoint
 from jaxgpt.training.objectives import Objective, Task
 from jaxgpt.training.plot import plot_confusion
 
@@ -113,8 +112,7 @@ def loss(params: dict, batch: dict, cfg: ModelConfig, *, key: Any = None) -> Any
 
 
 def _open(config: TrainConfig, cache: Path) -> Classification:
-    # A run that goes on has its tokenizer, and needs no other directory.
-    name = f"saved:{config.out}" if has_checkpoint(Path(config.out)) else config.data.tokenizer
+    name = init_from.tokenizer_name(config)
     _look(dataclasses.replace(config.data, tokenizer=name))
     texts = data.read_labelled(config.data, config.train.seed)
     # A character tokenizer has no way to spell what it has not seen; a trained one must not see what is held out.

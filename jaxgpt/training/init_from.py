@@ -15,7 +15,7 @@ from jaxgpt.model import Settings, declarations
 from jaxgpt.pretrained import folder as checkpoint
 from jaxgpt.pretrained.hub import find_folder
 from jaxgpt.pretrained.settings import class_names, generation_defaults
-from jaxgpt.tokenizers.base import read_object
+from jaxgpt.tokenizers.base import Tokenizer, read_object
 from jaxgpt.training.checkpoints import restore_params
 from jaxgpt.training.config import TrainConfig
 from jaxgpt.training.directory import CHECKPOINTS, has_checkpoint, read_config, read_settings
@@ -96,6 +96,17 @@ def settings(config: TrainConfig, labels: tuple[str, ...]) -> Settings:
         return dataclasses.replace(read_settings(folder), labels=labels)
     fields = read_object(folder / checkpoint.CONFIG)
     return Settings(generation=generation_defaults(folder, fields), labels=labels)
+
+
+def tokenizer_name(config: TrainConfig) -> str:
+    """What `tokenizers.create` takes: as the config says, but a run that goes on has its own, and needs no other
+    directory for it."""
+    return f"saved:{config.out}" if has_checkpoint(Path(config.out)) else config.data.tokenizer
+
+
+def end_tokens(config: TrainConfig, tokenizer: Tokenizer) -> set[int]:
+    """The ids that end an answer: those of init_from, and the tokenizer's end-of-text."""
+    return {*settings(config, ()).generation.end_tokens, tokenizer.end_of_text} - {None}
 
 
 def same_classes(config: TrainConfig, classes: tuple[str, ...], log: Callable[[str], None] = print) -> tuple[str, ...]:

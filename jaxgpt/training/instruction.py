@@ -42,8 +42,7 @@ class Instruction(Task):
     def __init__(self, config: TrainConfig, tokenizer: Tokenizer, found: Conversations):
         loop, settings = config.train, config.data
         self.tokenizer = tokenizer
-        own = init_from.settings(config, ()).generation.end_tokens
-        self._ends = {*own, tokenizer.end_of_text} - {None}
+        self._ends = init_from.end_tokens(config, tokenizer)
         self._loop, self._length, self._packs = loop, config.model.context_length, settings.pack
         self._too_long, self._all = settings.too_long, settings.learn == "all"
         train, self._validation = self._encoded(found.train, "training"), self._encoded(found.validation, "validation")
@@ -126,7 +125,8 @@ def _open(config: TrainConfig, cache: Path) -> Instruction:
     def texts() -> Iterator[str]:
         return (message["content"] for one in found.train for message in one.messages)
 
-    tokenizer = styled(tokenizers.create(config.data.tokenizer, texts, config.data.vocab_size), config.data.style)
+    name = init_from.tokenizer_name(config)
+    tokenizer = styled(tokenizers.create(name, texts, config.data.vocab_size), config.data.style)
     if found.test:
         write_records(found.test, cache / "test.jsonl")
     return Instruction(config, tokenizer, found)

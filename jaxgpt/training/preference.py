@@ -40,7 +40,7 @@ class PreferenceTuning(Task):
         loop, settings = config.train, config.data
         self.tokenizer, self._loop, self._buckets = tokenizer, loop, settings.buckets
         self._beta = settings.beta
-        self._ends = {*init_from.settings(config, ()).generation.end_tokens, tokenizer.end_of_text} - {None}
+        self._ends = init_from.end_tokens(config, tokenizer)
         reference = prepare(init_from.parameters(config.init_from, None), config.model.dtype)
         cfg = dataclasses.replace(config.model, dropout=0.0)
         parts = [
@@ -75,7 +75,10 @@ class PreferenceTuning(Task):
         sides: dict[str, list] = {side: [] for side in SIDES}
         longer = 0
         for one in found:
-            pair = [encode(self.tokenizer, getattr(one, side), self._ends) for side in SIDES]
+            try:
+                pair = [encode(self.tokenizer, getattr(one, side), self._ends) for side in SIDES]
+            except ValueError as error:
+                raise ValueError(f"{one.place}: {error}") from error
             if max(len(ids) for ids, _ in pair) > cfg.context_length + 1:
                 longer += 1
                 continue
