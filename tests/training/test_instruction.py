@@ -162,3 +162,25 @@ def test_an_adapter_is_trained_exported_and_loaded(tmp_path, monkeypatch):
     assert float(abs(logits[0] - logits[2]).max()) > 1e-4
     (tmp_path / "run/config.json").unlink()  # not exported: from its checkpoint, and the base
     np.testing.assert_array_equal(gpt.apply(jaxgpt.load("run").params, prompt, base_cfg), logits[0])
+
+
+def test_a_run_goes_on_without_the_directory_that_it_began_with(tmp_path, monkeypatch, capsys):
+    from train import train
+
+    monkeypatch.chdir(tmp_path)
+    rotary = {"norm": "rms", "position": "rotary", "activation": "silu", "gated": True, "bias": False}
+    cfg = replace(CFG, **rotary, tie_embeddings=False)
+    jaxgpt.save(jaxgpt.Model(cfg, draw(gpt.declare(cfg)), PLAIN), "base")
+    records = [{"prompt": f"ask {i}", "completion": "and answer"} for i in range(20)]
+    (tmp_path / "data.json").write_text(json.dumps(records))
+    config = TrainConfig(
+        objective="instruction",
+        data=DataConfig(path="data.json", style="chatml"),
+        train=LoopConfig(steps=1, batch_size=2, eval_every=1, sample_tokens=1),
+        init_from="base",
+        out="run",
+    )
+    train(config)
+    (tmp_path / "base").rename(tmp_path / "gone")
+    train(config)
+    assert "finished before: all 1 steps are made" in capsys.readouterr().out
