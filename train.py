@@ -26,11 +26,12 @@ def train(config: TrainConfig) -> None:
     from jaxgpt.training.loop import blocks, evaluator, restore_or_init
     from jaxgpt.training.optimizer import make_optimizer
     from jaxgpt.training.report import Report
-    from jaxgpt.training.setup import first_alone, join_processes, keep_compiled_programs
+    from jaxgpt.training.setup import first_alone, join_processes, keep_compiled_programs, keep_memory
     from jaxgpt.training.step import compile_train
     from jaxgpt.training.stop import sigterm
 
     # Mistakes of the config, the run directory and the data are reported here, before any long work.
+    keep_memory()
     join_processes()
     keep_compiled_programs()
     mesh = make_mesh(config.mesh)

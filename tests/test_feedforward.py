@@ -139,12 +139,34 @@ def test_dropout_zeroes_a_share_and_keeps_the_mean():
     np.testing.assert_allclose(np.unique(dropped), [0, 3 / shown], rtol=1e-6)
     assert (dropout(x, 1e-6, jax.random.key(0)) == x).all()  # less than 16 bits can show
     assert jnp.isfinite(dropout(x, 0.9999999, jax.random.key(0))).all()
-    odd = jnp.full((4, 2, 3), 3.0)  # half of the last draw is left over
-    assert dropout(odd, 0.3, jax.random.key(0)).shape == odd.shape
-    for half in (dropped[:, ::2], dropped[:, 1::2]):  # each the half of a 32-bit draw
-        assert float((half == 0).mean()) == pytest.approx(0.3, abs=0.015)
     assert (dropout(x, 0.3, jax.random.key(1)) != dropped).any()
     assert dropout(x.astype("bfloat16"), 0.3, jax.random.key(0)).dtype == "bfloat16"
+
+
+@pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
+def test_dropout_drops_elements_one_by_one(impl):
+    keys = jax.random.split(jax.random.key(3, impl=impl), 16)
+    masks = np.array(jax.vmap(lambda key: dropout(jnp.ones((64, 512)), 0.25, key))(keys) == 0, float) - 0.25
+    # Of independent draws, sums of products of two masks' elements have this standard deviation.
+    spread = 0.25 * 0.75
+    for lag in (1, 2, 3, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096):  # near and far elements of one mask
+        flat = masks.reshape(16, -1)
+        products = flat[:, lag:] * flat[:, :-lag]
+        assert abs(products.mean()) < 5 * spread / products.size**0.5
+    for a in range(16):  # of two keys that are split from one
+        for b in range(a):
+            assert abs((masks[a] * masks[b]).mean()) < 5 * spread / masks[0].size ** 0.5
+    rows, columns = masks.mean((0, 2)), masks.mean((0, 1))
+    assert np.abs(rows).max() < 5 * spread**0.5 / (16 * 512) ** 0.5
+    assert np.abs(columns).max() < 5 * spread**0.5 / (16 * 64) ** 0.5
+    # Neighbours' keys: consecutive words, as of a counter.
+    near = [
+        jax.random.wrap_key_data(jnp.array([7, word] * (len(jax.random.key_data(keys[0])) // 2), "uint32"), impl=impl)
+        for word in range(16)
+    ]
+    masks = np.array([dropout(jnp.ones((64, 512)), 0.25, key) == 0 for key in near], float) - 0.25
+    assert abs((masks[1:] * masks[:-1]).mean()) < 5 * spread / masks[1:].size ** 0.5
+    assert np.unique(masks.reshape(16, -1), axis=0).shape[0] == 16
 
 
 def test_dropout_without_a_key_or_a_rate_is_the_identity():
