@@ -104,5 +104,12 @@ def _read_adapted(folder: Path, dtype: str | None, mesh: Mesh | None) -> Model:
     expected = "the folder or repository of a model"
     require(isinstance(base, str), f"{folder / peft.CONFIG}: base_model_name_or_path", base, expected)
     model = load(base, dtype=dtype, mesh=mesh)
-    adapter = peft.load_adapter(folder, model.config, model.settings.family)
-    return replace(model, params=lora.adapt(model.params, adapter.params, adapter.config) | adapter.head)
+    cfg, family = model.config, model.settings.family
+    if cfg.architecture != "encoder-decoder" and cfg.head != "sequence":
+        told = init_from.architecture(find_folder(base), "sequence")
+        if (n := peft.n_classes(folder, told, family)) is not None:  # the adapter brings a head to tell classes
+            cfg = replace(told, dtype=cfg.dtype, n_classes=n)
+            model = replace(model, settings=replace(model.settings, labels=tuple(f"LABEL_{i}" for i in range(n))))
+    adapter = peft.load_adapter(folder, cfg, family)
+    params = lora.adapt(model.params, adapter.params, adapter.config) | adapter.head
+    return replace(model, config=cfg, params={name: params[name] for name in declarations(cfg)})

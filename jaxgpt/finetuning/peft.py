@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -126,13 +127,7 @@ def load_adapter(folder: str | Path, cfg: ModelConfig, family: str | None = None
     folder = Path(folder)
     options, weights = _read_options(folder), _open(folder)
     names, _ = express(cfg, family)
-
-    def stored(name: str) -> str:
-        """A tensor's name in this file: a bare model lacks the prefix."""
-        bare = name.removeprefix(names.prefix)
-        forms = [_PREFIX + form for form in (name, bare, names.prefix + bare)]
-        return next((form for form in forms if form in weights.tensors), forms[0])
-
+    stored = partial(_stored, prefix=names.prefix, weights=weights)
     pairs = {
         path: [(module, [stored(f"{module.name}.lora_{which}.weight") for which in "AB"]) for module in layers]
         for path, layers in _modules(cfg, names).items()
@@ -152,6 +147,23 @@ def load_adapter(folder: str | Path, cfg: ModelConfig, family: str | None = None
     abstract = P.abstract({name: declarations(cfg)[name] for name in held})
     head = load_tree({name: mapping[name] for name in held}, abstract, weights, ["*"])
     return Adapter(*_joined(found, options, cfg), head, options.base)
+
+
+def n_classes(folder: str | Path, cfg: ModelConfig, family: str | None = None) -> int | None:
+    """How many classes the head in the adapter's file tells apart; None where it has none.
+
+    cfg: that of the model with head="sequence". family: as in `save_adapter`. Raises as `load_adapter`.
+    """
+    weights, (names, _) = _open(Path(folder)), express(cfg, family)
+    found = weights.tensors.get(_stored(names.tensors(cfg)["classifier"]["kernel"].name, names.prefix, weights))
+    return None if found is None else found[1][0]
+
+
+def _stored(name: str, prefix: str, weights: Weights) -> str:
+    """A tensor's name in this file: a bare model lacks the prefix."""
+    bare = name.removeprefix(prefix)
+    forms = [_PREFIX + form for form in (name, bare, prefix + bare)]
+    return next((form for form in forms if form in weights.tensors), forms[0])
 
 
 class _Module(NamedTuple):

@@ -39,7 +39,7 @@ def adopt(config: TrainConfig, log: Callable[[str], None] = print) -> TrainConfi
     folder = _source(config)
     classifies = config.objective == "classification"
     own = [name for name in OWN if not (classifies and name in ("head", "n_classes", "pooler_activation"))]
-    model = _architecture(folder, "sequence" if classifies else None)
+    model = architecture(folder, "sequence" if classifies else None)
     model = dataclasses.replace(model, **{name: getattr(config.model, name) for name in own})
     log(f"init_from: model and tokenizer are those of {folder}; of --model.* only {', '.join(own)} are this run's")
     tokenizer = read_config(folder).data.tokenizer if folder == Path(config.out) else f"saved:{folder}"
@@ -47,10 +47,20 @@ def adopt(config: TrainConfig, log: Callable[[str], None] = print) -> TrainConfi
     return dataclasses.replace(config, model=model, data=data)
 
 
+def architecture(folder: Path, head: str | None = None) -> ModelConfig:
+    """head: as if it had this one (None: its own)."""
+    if has_checkpoint(folder):
+        cfg = read_config(folder).model
+        return cfg if head in (None, cfg.head) else dataclasses.replace(cfg, head=head, n_classes=2)
+    found = (folder / checkpoint.CONFIG).is_file()
+    require(found, "init_from", f"no checkpoint in {folder}", "a run that has saved one, or a folder with config.json")
+    return checkpoint.read_config(folder, head)[0]
+
+
 def parameters(name: str, mesh: Mesh | None) -> PyTree[Array]:
     """The parameters of what init_from names, layers stacked, float32, each straight into its shards."""
     folder = _find(name)
-    abstract = P.abstract(declarations(_architecture(folder)), mesh)
+    abstract = P.abstract(declarations(architecture(folder)), mesh)
     if has_checkpoint(folder):
         return restore_params(folder / CHECKPOINTS, abstract)
     return checkpoint.read_params(folder, abstract)
@@ -117,7 +127,7 @@ def same_classes(config: TrainConfig, classes: tuple[str, ...], log: Callable[[s
     if config.init_from is None or config.train.new_head:
         return classes
     folder = _source(config)
-    cfg = _architecture(folder)
+    cfg = architecture(folder)
     if cfg.head != "sequence":
         return classes
     names = (
@@ -143,13 +153,3 @@ def _find(name: str) -> Path:
         return find_folder(name)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"init_from: {error}") from error
-
-
-def _architecture(folder: Path, head: str | None = None) -> ModelConfig:
-    """head: as if it had this one (None: its own)."""
-    if has_checkpoint(folder):
-        cfg = read_config(folder).model
-        return cfg if head in (None, cfg.head) else dataclasses.replace(cfg, head=head, n_classes=2)
-    found = (folder / checkpoint.CONFIG).is_file()
-    require(found, "init_from", f"no checkpoint in {folder}", "a run that has saved one, or a folder with config.json")
-    return checkpoint.read_config(folder, head)[0]

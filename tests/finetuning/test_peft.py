@@ -16,11 +16,12 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from tiny import draw
 
+import jaxgpt
 from jaxgpt import bert, gpt, seq2seq
 from jaxgpt.finetuning import lora
 from jaxgpt.finetuning.lora import LoRAConfig
 from jaxgpt.finetuning.peft import CONFIG, WEIGHTS, Adapter, load_adapter, save_adapter
-from jaxgpt.model import declarations
+from jaxgpt.model import by_layer, declarations
 from jaxgpt.pretrained.family import find
 from jaxgpt.pretrained.folder import read_model
 from jaxgpt.pretrained.mapping import file_tensors
@@ -413,3 +414,34 @@ def test_nothing_is_written_of_an_adapter_of_another_model(change, message, chec
     with pytest.raises(ValueError, match=message):
         save_adapter(change(drawn("bert-sequence", model)), tmp_path / "new", model.config)
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("case", ["gpt2", "bert-bare", "bert-lm"])
+def test_an_adapter_brings_the_head_that_its_base_lacks(case, checkpoint, tmp_path):
+    peft, transformers = pytest.importorskip("peft"), pytest.importorskip("transformers")
+    peer, _ = checkpoint(case)
+    peer.save_pretrained(tmp_path / "base")
+    peers.TOKENIZER.save(tmp_path / "base")
+    found = transformers.AutoModelForSequenceClassification.from_pretrained(
+        tmp_path / "base", num_labels=5, pad_token_id=0
+    )
+    found.save_pretrained(tmp_path / "whole")
+    peers.TOKENIZER.save(tmp_path / "whole")
+    model = read_model(tmp_path / "whole")
+    adapter = drawn(f"{model.settings.family}-sequence", model)._replace(base=str(tmp_path / "base"))
+    save_adapter(adapter, tmp_path / "adapter", model.config, model.settings.family)
+
+    loaded = jaxgpt.load(tmp_path / "adapter")
+    assert loaded.config == model.config
+    assert loaded.settings.labels == tuple(f"LABEL_{i}" for i in range(5))
+    assert peft.PeftModel.from_pretrained(found, tmp_path / "adapter").peft_config["default"].task_type == "SEQ_CLS"
+    expected = by_layer(adapt(model.params, adapter.params, adapter.config) | adapter.head, "float32")
+    jax.tree.map(partial(assert_allclose, atol=1e-6), loaded.params, expected)
+
+
+def test_an_adapter_without_a_head_leaves_its_base_as_it_is(checkpoint, tmp_path):
+    peer, model = checkpoint("bert-lm")
+    peer.save_pretrained(tmp_path / "base")
+    peers.TOKENIZER.save(tmp_path / "base")
+    save_adapter(drawn("bert-lm", model)._replace(base=str(tmp_path / "base")), tmp_path, model.config, "bert")
+    assert jaxgpt.load(tmp_path).config == model.config
