@@ -16,7 +16,7 @@ from jaxgpt import gpt
 from jaxgpt.sharding import MeshConfig, make_mesh, place
 from jaxgpt.training.causal_lm import OBJECTIVE as causal_lm
 from jaxgpt.training.state import TrainState, init_state, state_shardings
-from jaxgpt.training.step import block_ends, compile_evaluate, compile_train, train_step
+from jaxgpt.training.step import _compiler_options, block_ends, compile_evaluate, compile_train, train_step
 
 OPTIMIZER = optax.adamw(3e-3)
 ONE_LAYER = replace(TINY, n_layers=1)
@@ -230,3 +230,16 @@ def test_an_evaluation_drops_nothing():
 )
 def test_dispatches_end_where_something_happens(arguments, wanted):
     assert block_ends(*arguments) == wanted
+
+
+def test_a_cpus_programs_are_compiled_as_the_environment_says_or_fast(monkeypatch):
+    assert _compiler_options("cpu") is None  # conftest.py's flags
+    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+    assert _compiler_options("cpu") == {"xla_backend_optimization_level": 2}
+    assert _compiler_options("tpu") is None
+    cfg, block = (
+        ONE_LAYER,
+        {"inputs": draw_tokens(ONE_LAYER, 2, 5)[None], "targets": draw_tokens(ONE_LAYER, 2, 5)[None]},
+    )
+    _, metrics = compile_train(cfg, causal_lm, OPTIMIZER, make_mesh())(fresh(cfg), block, 1)
+    assert jnp.isfinite(metrics["loss"]).all()  # XLA knows the option
