@@ -48,7 +48,10 @@ def adopt(config: TrainConfig, log: Callable[[str], None] = print) -> TrainConfi
 
 
 def architecture(folder: Path, head: str | None = None) -> ModelConfig:
-    """head: as if it had this one (None: its own)."""
+    """The architecture of the model of a run or of a checkpoint's folder, as if it had this head (None: its own).
+
+    Raises ValueError where the folder holds neither, or a config of no known family.
+    """
     if has_checkpoint(folder):
         cfg = read_config(folder).model
         return cfg if head in (None, cfg.head) else dataclasses.replace(cfg, head=head, n_classes=2)

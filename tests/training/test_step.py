@@ -237,9 +237,6 @@ def test_a_cpus_programs_are_compiled_as_the_environment_says_or_fast(monkeypatc
     monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
     assert _compiler_options("cpu") == {"xla_backend_optimization_level": 2}
     assert _compiler_options("tpu") is None
-    cfg, block = (
-        ONE_LAYER,
-        {"inputs": draw_tokens(ONE_LAYER, 2, 5)[None], "targets": draw_tokens(ONE_LAYER, 2, 5)[None]},
-    )
-    _, metrics = compile_train(cfg, causal_lm, OPTIMIZER, make_mesh())(fresh(cfg), block, 1)
+    block = dict.fromkeys(("inputs", "targets"), draw_tokens(ONE_LAYER, 2, 5)[None])
+    _, metrics = compile_train(ONE_LAYER, causal_lm, OPTIMIZER, make_mesh())(fresh(ONE_LAYER), block, 1)
     assert jnp.isfinite(metrics["loss"]).all()  # XLA knows the option
