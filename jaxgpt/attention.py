@@ -46,6 +46,16 @@ def segment_mask(
     return same & (key_segments > 0)[:, None, :]
 
 
+def segment_runs(
+    segments: Int[Array, "batch time"],
+) -> tuple[Int[Array, "batch time"], Int[Array, "batch time"]]:
+    """Each run of equal numbers by its own number, and each token's place in its run; padding (0) has 0 and -1."""
+    index = jnp.arange(segments.shape[1])[None]
+    starts = segments != jnp.pad(segments, ((0, 0), (1, 0)))[:, :-1]
+    places = index - jax.lax.cummax(jnp.where(starts, index, 0), axis=1)
+    return jnp.where(segments > 0, starts.cumsum(1), 0), jnp.where(segments > 0, places, -1)
+
+
 @struct.dataclass
 class Mask:
     """Which keys a query may see, as its causes: a flash kernel is told what the plain formula is shown.
@@ -64,6 +74,23 @@ class Mask:
     key_segments: Int[Array, "#batch keys"] | None = None
     tree: Bool[Array, "#batch time keys"] | None = None
     gaps: bool = struct.field(pytree_node=False, default=False)
+
+    def parted(
+        self, mask: Bool[Array, "batch time"] | None, segments: Int[Array, "batch time"] | None
+    ) -> tuple["Mask", Int[Array, "batch time"]]:
+        """The same of rows with padding (mask) or of packed ones (segments), and each token's place in its text; -1:
+        padding, which may stand anywhere where there is a mask."""
+        if mask is None:
+            runs, places = segment_runs(segments)
+        else:
+            runs, places = mask.astype(jnp.int32), jnp.where(mask, jnp.cumsum(mask, 1) - 1, -1)
+        return self.replace(
+            query_positions=places,
+            key_positions=places,
+            query_segments=runs,
+            key_segments=runs,
+            gaps=mask is not None,
+        ), places
 
     def places(self, time: int) -> tuple[Int[Array, "#batch time"], Int[Array, "#batch"]]:
         """Each query's place, and the length of its row so far."""

@@ -50,14 +50,16 @@ def encode(
     *,
     mask: Bool[Array, "batch time"] | None = None,
     segments: Int[Array, "batch time"] | None = None,
+    texts: Int[Array, "batch time"] | None = None,
     key: Key[Array, ""] | None = None,
 ) -> Float[Array, "batch time d_model"]:
     """A state of each token, from the whole text around it.
 
     tokens: ids in [0, vocab_size), [CLS] and [SEP] among them. mask: True at a real token. segments: 0 in the first
-    text of a pair, 1 in the second (None: 0). key: drops activations at the config's rate.
-    Raises ValueError where the tokens are more than context_length; and, outside `jax.jit`, for an id or segment
-    outside its table.
+    text of a pair, 1 in the second (None: 0). texts: for packed rows, as of `encoder`. key: drops activations at the
+    config's rate.
+    Raises ValueError where the tokens are more than context_length, and for a mask and texts; and, outside `jax.jit`,
+    for an id or segment outside its table.
     Source: Devlin et al. 2019, section 3.
     """
     require(cfg.architecture == "encoder", "model.architecture", cfg.architecture, "encoder, for bert")
@@ -65,7 +67,8 @@ def encode(
     if segments is not None:
         require(cfg.n_segments > 0, "segments", "an array", "None, as model.n_segments=0")
         check_ids("segments", segments, cfg.n_segments)
-    return encoder(P.cast(params, cfg.dtype), tokens, cfg, mask=mask, segments=segments, key=key).x
+    params = P.cast(params, cfg.dtype)
+    return encoder(params, tokens, cfg, mask=mask, segments=segments, texts=texts, key=key).x
 
 
 def head(params: dict, x: Float[Array, "batch time d_model"], cfg: ModelConfig) -> Float[Array, "batch time vocab"]:
@@ -101,20 +104,22 @@ def pool(
     """
     require(how in ("mean", "cls", "max"), "how", how, "one of mean, cls, max")
     if how == "cls":
-        return _first(states, mask)
+        return _at(states, _first(mask, states))[:, 0]
     real = jnp.ones((*states.shape[:2], 1), bool) if mask is None else mask[..., None]
     if how == "max":
         return jnp.where(real, states, -jnp.inf).max(1)
     return jnp.where(real, states, 0).sum(1) / jnp.maximum(real.sum(1), 1)
 
 
-def _first(
-    states: Float[Array, "batch time d_model"], mask: Bool[Array, "batch time"] | None
-) -> Float[Array, "batch d_model"]:
-    """The state of each text's first real token."""
-    if mask is None:
-        return states[:, 0]
-    return jnp.take_along_axis(states, mask.argmax(1)[:, None, None], 1)[:, 0]
+def _first(mask: Bool[Array, "batch time"] | None, states: Float[Array, "batch time d_model"]) -> Int[Array, "batch 1"]:
+    """The place of each row's first real token."""
+    return jnp.zeros((len(states), 1), int) if mask is None else mask.argmax(1)[:, None]
+
+
+def _at(
+    states: Float[Array, "batch time d_model"], positions: Int[Array, "batch places"]
+) -> Float[Array, "batch places d_model"]:
+    return jnp.take_along_axis(states, positions[..., None], 1)
 
 
 def pooled(
@@ -122,14 +127,17 @@ def pooled(
     states: Float[Array, "batch time d_model"],
     cfg: ModelConfig,
     mask: Bool[Array, "batch time"] | None = None,
-) -> Float[Array, "batch d_model"]:
+    positions: Int[Array, "batch texts"] | None = None,
+) -> Float[Array, "batch *texts d_model"]:
     """tanh(dense(the first real token's state)), which pair and text heads read, as in the reference implementation.
 
-    DistilBERT has max(0, x) in place of tanh.
+    positions: where the first token of each text of a packed row is. DistilBERT has max(0, x) in place of tanh.
     """
     require("pooler" in params, "model.head", cfg.head, "pretraining, sequence or pooled")
-    x = linear(P.cast(params["pooler"], states.dtype.name), _first(states, mask)[:, None])[:, 0]
-    return jax.nn.relu(x) if cfg.pooler_activation == "relu" else jnp.tanh(x)
+    x = _at(states, _first(mask, states) if positions is None else positions)
+    x = linear(P.cast(params["pooler"], states.dtype.name), x)
+    x = jax.nn.relu(x) if cfg.pooler_activation == "relu" else jnp.tanh(x)
+    return x[:, 0] if positions is None else x
 
 
 def next_sentence(params: dict, pooled: Float[Array, "batch d_model"]) -> Float[Array, "batch 2"]:
@@ -144,18 +152,23 @@ def classify(
     *,
     mask: Bool[Array, "batch time"] | None = None,
     segments: Int[Array, "batch time"] | None = None,
+    texts: Int[Array, "batch time"] | None = None,
+    positions: Int[Array, "batch texts"] | None = None,
     key: Key[Array, ""] | None = None,
-) -> Float[Array, "batch *time classes"]:
+) -> Float[Array, "batch *places classes"]:
     """Float32 logits of the classes, for each text (head = sequence) or token (head = token).
 
+    positions: of the first token of each text, where a row has several, as `texts` says.
     Arguments and errors as of `encode`. Source: Devlin et al. 2019, sections 4.1 and 5.3.
     """
     require("classifier" in params, "model.head", cfg.head, "sequence or token, to classify")
+    require((texts is None) == (positions is None), "texts, positions", "one of them", "both or neither")
     keys = (None, None) if key is None else tuple(jax.random.split(key))
-    states = encode(params, tokens, cfg, mask=mask, segments=segments, key=keys[0])
-    x = pooled(params, states, cfg, mask)[:, None] if cfg.head == "sequence" else states
+    x = encode(params, tokens, cfg, mask=mask, segments=segments, texts=texts, key=keys[0])
+    if cfg.head == "sequence":
+        x = pooled(params, x, cfg, positions=_first(mask, x) if positions is None else positions)
     logits = linear(P.cast(params["classifier"], cfg.dtype), dropout(x, cfg.dropout, keys[1])).astype(jnp.float32)
-    return logits[:, 0] if cfg.head == "sequence" else logits
+    return logits[:, 0] if cfg.head == "sequence" and positions is None else logits
 
 
 def loss(
@@ -168,13 +181,15 @@ def loss(
     "weights", Float[batch masked] (absent: 1): logits are computed at these places only. With "next_sentence",
     Int[batch], 1 where the second text does not follow, its loss is added, "next_correct" and "next_weight" summed.
     For head = sequence and token "labels", Int[batch] or Int[batch time], and "weights" alike (absent: 1); of sequence
-    the sums have the `confusion` too.
+    the sums have the `confusion` too, and packed rows have "texts" and "positions" as in `classify`, with "labels",
+    Int[batch texts].
     Raises ValueError for any other name in the batch, and for ids, places or labels outside their range, as `encode`.
     """
     require(cfg.head not in ("pooled", "none"), "model.head", cfg.head, "one that has a loss")
     masked = cfg.head in ("lm", "pretraining")
     needed = ("inputs", "positions", "targets") if masked else ("inputs", "labels")
-    known = (*needed, "mask", "segments", "weights", *(["next_sentence"] if cfg.head == "pretraining" else []))
+    more = {"pretraining": ["next_sentence"], "sequence": ["texts", "positions"]}
+    known = (*needed, "mask", "segments", "weights", *more.get(cfg.head, []))
     for name in batch:
         require(name in known, "batch", name, nearest(name, known))
     for name in needed:
@@ -182,7 +197,8 @@ def loss(
     inputs = {name: batch.get(name) for name in ("mask", "segments")}
     if not masked:
         check_ids("labels", batch["labels"], cfg.n_classes or 0)
-        logits = classify(params, batch["inputs"], cfg, **inputs, key=key)
+        packed = {name: batch[name] for name in ("texts", "positions") if name in batch}
+        logits = classify(params, batch["inputs"], cfg, **inputs, **packed, key=key)
         labels, weights = batch["labels"], _weights(batch, batch["labels"])
         mean, sums = cross_entropy(logits, labels, weights, cfg.label_smoothing)
         return mean, sums | ({"confusion": confusion(logits, labels, weights)} if cfg.head == "sequence" else {})

@@ -55,30 +55,10 @@ def decoder(
             gaps=True,
         )
     elif mask is not None or segments is not None:
-        if mask is None:
-            runs, places = segment_runs(segments)
-        else:
-            runs, places = mask.astype(jnp.int32), jnp.where(mask, jnp.cumsum(mask, 1) - 1, -1)
-        visible = visible.replace(
-            query_positions=places,
-            key_positions=places,
-            query_segments=runs,
-            key_segments=runs,
-            gaps=mask is not None,
-        )
+        visible, places = visible.parted(mask, segments)
     else:
         places = jnp.arange(tokens.shape[1])[None]
 
     keys = (None, None) if key is None else tuple(jax.random.split(key))
     x = embed(params["embedding"], tokens, jnp.maximum(places, 0), cfg, key=keys[0])
     return stack(params, x, cfg, visible, memory=memory, cache=cache, key=keys[1], weights=weights)
-
-
-def segment_runs(
-    segments: Int[Array, "batch time"],
-) -> tuple[Int[Array, "batch time"], Int[Array, "batch time"]]:
-    """Each run of equal numbers by its own number, and each token's place in its run; padding (0) has 0 and -1."""
-    index = jnp.arange(segments.shape[1])[None]
-    starts = segments != jnp.pad(segments, ((0, 0), (1, 0)))[:, :-1]
-    places = index - jax.lax.cummax(jnp.where(starts, index, 0), axis=1)
-    return jnp.where(segments > 0, starts.cumsum(1), 0), jnp.where(segments > 0, places, -1)

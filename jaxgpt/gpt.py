@@ -86,19 +86,28 @@ def classify(
     cfg: ModelConfig,
     *,
     mask: Bool[Array, "batch time"] | None = None,
+    texts: Int[Array, "batch time"] | None = None,
+    positions: Int[Array, "batch texts"] | None = None,
     key: Key[Array, ""] | None = None,
-) -> Float[Array, "batch classes"]:
+) -> Float[Array, "batch *texts classes"]:
     """Float32 logits of the classes, read from the state of each text's last real token.
 
+    texts, positions: for packed rows, which text of its row a token is of (from 1; 0 is padding), and where the last
+    token of each text is. Not with a mask.
     Arguments and errors as of `apply`. Source: Radford et al. 2018, section 3.2; the matrix has no bias, as in
     transformers' GPT2ForSequenceClassification.
     """
     require(cfg.head == "sequence", "model.head", cfg.head, "sequence, to classify")
     check_tokens("tokens", tokens, cfg)
-    x, _ = hidden(params, tokens, cfg, mask=mask, key=key)
-    last = jnp.full((x.shape[0],), -1) if mask is None else x.shape[1] - 1 - mask[:, ::-1].argmax(1)
-    x = jnp.take_along_axis(x, last[:, None, None], 1)
-    return linear(P.cast(params["classifier"], cfg.dtype), x)[:, 0].astype(jnp.float32)
+    require((texts is None) == (positions is None), "texts, positions", "one of them", "both or neither")
+    require(texts is None or mask is None, "texts", "a mask too", "texts alone (0 marks padding)")
+    x, _ = hidden(params, tokens, cfg, mask=mask, segments=texts, key=key)
+    last = positions
+    if last is None:
+        last = jnp.full((x.shape[0], 1), -1) if mask is None else x.shape[1] - 1 - mask[:, ::-1].argmax(1)[:, None]
+    x = jnp.take_along_axis(x, last[..., None], 1)
+    logits = linear(P.cast(params["classifier"], cfg.dtype), x).astype(jnp.float32)
+    return logits[:, 0] if positions is None else logits
 
 
 def loss(
@@ -108,18 +117,19 @@ def loss(
 
     batch: "inputs" and "targets", Int[batch time], and optionally "weights", Float[batch time], each target's share
     (absent: 1, and 0 where a segment is padding), and "segments" as in `apply`. For head = sequence "inputs" and
-    "labels", Int[batch], and optionally "mask" as in `classify` and "weights", Float[batch]; then the sums have the
-    `confusion` too.
+    "labels", Int[batch], and optionally "mask" as in `classify` and "weights", Float[batch]; packed rows have "texts"
+    and "positions" as there, and "labels" and "weights" [batch texts]. Then the sums have the `confusion` too.
     Raises ValueError for any other name in the batch; and as `apply` does, for a target's id or a label too.
     """
     classes = cfg.head == "sequence"
     target = "labels" if classes else "targets"
-    known = ("inputs", target, "weights", "mask" if classes else "segments")
+    known = ("inputs", target, "weights", *(("mask", "texts", "positions") if classes else ("segments",)))
     for name in batch:
         require(name in known, "batch", name, nearest(name, known))
     check_ids(target, batch[target], cfg.n_classes if classes else cfg.vocab_size)
     if classes:
-        logits = classify(params, batch["inputs"], cfg, mask=batch.get("mask"), key=key)
+        rows = {name: batch.get(name) for name in ("mask", "texts", "positions")}
+        logits = classify(params, batch["inputs"], cfg, **rows, key=key)
     else:
         logits = apply(params, batch["inputs"], cfg, segments=batch.get("segments"), key=key)
     weights = batch.get("weights")

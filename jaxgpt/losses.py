@@ -34,12 +34,12 @@ def cross_entropy(
 
 
 def confusion(
-    logits: Float[Array, "batch classes"], labels: Int[Array, "batch"], weights: Float[Array, "batch"]
+    logits: Float[Array, "*texts classes"], labels: Int[Array, "*texts"], weights: Float[Array, "*texts"]
 ) -> Float[Array, "classes classes"]:
     """The weight of the texts of each class (rows) that the likeliest class (columns) of each is."""
     n = logits.shape[-1]
-    real = jnp.eye(n)[labels] * weights[:, None]
-    return jnp.einsum("bi,bj->ij", real, jnp.eye(n)[logits.argmax(-1)])
+    real = jnp.eye(n)[labels] * weights[..., None]
+    return jnp.einsum("...i,...j->ij", real, jnp.eye(n)[logits.argmax(-1)])
 
 
 def dpo(

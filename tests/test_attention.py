@@ -200,3 +200,13 @@ def test_a_cache_counts_each_row_s_real_tokens_and_fills_slots_alike():
     np.testing.assert_array_equal(after.read(1)[1][:, 3:5], value[:, :2])
     assert not after.key[0].any()
     assert not after.key[2].any()
+
+
+def test_segment_runs_count_each_run_from_zero():
+    segments = jnp.array([[1, 1, 1, 2, 3, 3, 0], [0, 0, 5, 5, 1, 0, 0], [7, 7, 7, 7, 7, 7, 7]])
+    wanted = [[0, 1, 2, 0, 0, 1, -1], [-1, -1, 0, 1, 0, -1, -1], [0, 1, 2, 3, 4, 5, 6]]
+    runs, places = A.segment_runs(segments)
+    np.testing.assert_array_equal(places, wanted)
+    np.testing.assert_array_equal(runs == 0, segments == 0)
+    (row,) = A.segment_runs(jnp.array([[4, 4, 9, 4, 0, 4]]))[0]
+    assert len(set(row.tolist())) == 5  # four runs and the padding

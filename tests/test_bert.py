@@ -1,3 +1,4 @@
+import functools
 import re
 from dataclasses import fields, replace
 from pathlib import Path
@@ -357,6 +358,48 @@ def test_a_padded_text_is_classified_as_it_is_alone_with_padding_on_either_side(
         mask = jnp.ones((2, 9), bool).at[1].set(False).at[1, real].set(True)
         found = classify(params, tokens, cfg, mask=mask)[1]
         np.testing.assert_allclose(found, classify(params, tokens[1:, real], cfg)[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("position", ["learned", "sinusoidal", "rotary", "relative"])
+@pytest.mark.parametrize("changes", [{}, {"window": 2}, {"n_segments": 0, "pooler_activation": "relu"}])
+def test_packed_texts_have_the_classes_and_the_gradient_of_each_alone(position, changes):
+    cfg = replace(CONFIGS["sequence"], context_length=17, position=position, **changes)
+    params, batch = draw(bert.declare(cfg)), drawn_batch(cfg)  # of 11, 4, 9 and 1 tokens
+    batch["weights"] = jnp.array([0.5, 2.0, 1.5, 1.0])
+    packed = {name: [] for name in ("inputs", "texts", "segments")}
+    for row in ((1, 0), (3, 2)):
+        parts = [np.asarray(batch["mask"][i]) for i in row]
+        for name in packed.keys() & batch.keys():
+            ids = np.concatenate([np.asarray(batch[name][i])[part] for i, part in zip(row, parts, strict=True)])
+            packed[name].append(np.pad(ids, (0, 17 - len(ids))))
+        numbers = np.repeat([1, 2], [part.sum() for part in parts])
+        packed["texts"].append(np.pad(numbers, (0, 17 - len(numbers))))
+    packed = {name: jnp.array(rows) for name, rows in packed.items() if rows}
+    packed["positions"] = jnp.array([[0, 4, 0], [0, 1, 0]])
+    order = np.array([[1, 0], [3, 2]])
+    for name in ("labels", "weights"):
+        packed[name] = jnp.pad(batch[name][order], ((0, 0), (0, 1)))
+
+    inputs = {name: batch.get(name) for name in ("mask", "segments")}
+    wanted = classify(params, batch["inputs"], cfg, **inputs)
+    inputs = {name: packed.get(name) for name in ("texts", "positions", "segments")}
+    np.testing.assert_allclose(classify(params, packed["inputs"], cfg, **inputs)[:, :2], wanted[order], atol=1e-5)
+    (nats, sums), grads = loss_and_grads(params, packed, cfg)
+    (alone, wanted_sums), wanted = loss_and_grads(params, batch, cfg)
+    assert float(nats) == pytest.approx(float(alone), rel=1e-5)
+    np.testing.assert_allclose(sums["confusion"], wanted_sums["confusion"])
+    close = functools.partial(np.testing.assert_allclose, atol=1e-5)
+    jax.tree.map(close, grads, wanted)
+
+
+def test_what_packed_texts_are_not_is_refused():
+    cfg = CONFIGS["sequence"]
+    params, tokens = draw(bert.declare(cfg)), draw_tokens(cfg, 2, 5)
+    ones = jnp.ones((2, 5), int)
+    with pytest.raises(ValueError, match=r"texts, positions: found 'one of them', expected both or neither"):
+        bert.classify(params, tokens, cfg, texts=ones)
+    with pytest.raises(ValueError, match=r"texts: found 'a mask too', expected texts alone \(0 marks padding\)"):
+        bert.encode(params, tokens, cfg, mask=ones > 0, texts=ones)
 
 
 def test_a_label_outside_the_classes_is_refused():

@@ -8,7 +8,7 @@ from tiny import SCHEMES, apply, draw, draw_tokens
 
 from jaxgpt import gpt
 from jaxgpt.attention import KVCache
-from jaxgpt.decoder import decoder, segment_runs
+from jaxgpt.decoder import decoder
 
 CONFIGS = {name: replace(cfg, n_layers=1) for name, cfg in SCHEMES.items()}
 CONFIGS["window"] = replace(CONFIGS["rotary"], window=4, n_layers=2)
@@ -129,16 +129,6 @@ def test_the_window_is_a_reach_in_tokens():
     full, changed = (apply(params, t, cfg) for t in (tokens, tokens.at[:, 5].add(1) % 23))
     heard = np.flatnonzero((jnp.abs(full - changed) > 1e-7).any((0, 2)))
     assert heard.tolist() == [5, 6, 7, 8, 9, 10, 11]
-
-
-def test_segment_runs_count_each_run_from_zero():
-    segments = jnp.array([[1, 1, 1, 2, 3, 3, 0], [0, 0, 5, 5, 1, 0, 0], [7, 7, 7, 7, 7, 7, 7]])
-    wanted = [[0, 1, 2, 0, 0, 1, -1], [-1, -1, 0, 1, 0, -1, -1], [0, 1, 2, 3, 4, 5, 6]]
-    runs, places = segment_runs(segments)
-    np.testing.assert_array_equal(places, wanted)
-    np.testing.assert_array_equal(runs == 0, segments == 0)
-    (row,) = segment_runs(jnp.array([[4, 4, 9, 4, 0, 4]]))[0]
-    assert len(set(row.tolist())) == 5  # four runs and the padding
 
 
 def test_segments_come_alone():

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -329,6 +330,30 @@ def test_a_text_has_the_class_of_its_last_state_wherever_its_padding_is(scheme):
     np.testing.assert_allclose(classify(params, batch["inputs"][:1], cfg), wanted[:1], atol=1e-4)
 
 
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_packed_texts_have_the_classes_and_the_gradient_of_each_alone(scheme):
+    cfg = replace(SCHEMES[scheme], n_layers=1, context_length=12, head="sequence", n_classes=5)
+    params, batch, wanted = classified(cfg)
+    one, two, three = (batch["inputs"][i, :n].tolist() for i, n in enumerate(LENGTHS))
+    packed = {
+        "inputs": jnp.array([[*two, *one, 0, 0, 0, 0], [*three, *[0] * 8]]),
+        "texts": jnp.array([[1] + [2] * 7 + [0] * 4, [1] * 4 + [0] * 8]),
+        "positions": jnp.array([[0, 7], [3, 0]]),
+        "labels": jnp.array([[0, 3], [4, 0]]),
+        "weights": jnp.array([[2.0, 0.5], [1.5, 0.0]]),
+    }
+    found = classify(params, packed["inputs"], cfg, texts=packed["texts"], positions=packed["positions"])
+    assert found.shape == (2, 2, 5)
+    np.testing.assert_allclose([found[0, 1], found[0, 0], found[1, 0]], wanted, atol=1e-4)
+    batch["weights"] = jnp.array([0.5, 2.0, 1.5])
+    (nats, sums), grads = loss_and_grads(params, packed, cfg)
+    (alone, wanted_sums), wanted = loss_and_grads(params, batch, cfg)
+    assert float(nats) == pytest.approx(float(alone), rel=1e-5)
+    np.testing.assert_allclose(sums["confusion"], wanted_sums["confusion"])
+    close = partial(np.testing.assert_allclose, atol=1e-5)
+    jax.tree.map(close, grads, wanted)
+
+
 def test_a_classifier_has_a_matrix_in_place_of_a_head():
     cfg = replace(CLASSIFIER, tie_embeddings=False)
     lm, own = gpt.declare(replace(cfg, head="lm", n_classes=None)), gpt.declare(cfg)
@@ -372,5 +397,10 @@ def test_what_a_classifier_is_not_is_refused():
     for name in ("segments", "targets"):
         with pytest.raises(ValueError, match=rf"batch: found '{name}', expected one of inputs, labels, weights, mask"):
             gpt.loss(params, batch | {name: batch["inputs"]}, CLASSIFIER)
+    with pytest.raises(ValueError, match=r"texts, positions: found 'one of them', expected both or neither"):
+        gpt.classify(params, batch["inputs"], CLASSIFIER, texts=jnp.ones((3, 7), int))
+    packed = {"texts": jnp.ones((3, 7), int), "positions": jnp.zeros((3, 1), int)}
+    with pytest.raises(ValueError, match=r"texts: found 'a mask too', expected texts alone \(0 marks padding\)"):
+        gpt.classify(params, batch["inputs"], CLASSIFIER, mask=batch["mask"], **packed)
     with pytest.raises(ValueError, match=r"labels: found the id 5, expected 0\.\.4"):
         gpt.loss(params, batch | {"labels": jnp.array([0, 5, 1])}, CLASSIFIER)

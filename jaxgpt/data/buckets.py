@@ -9,6 +9,8 @@ from jaxtyping import Int64
 from jaxgpt.data.batches import Batches, Block
 from jaxgpt.data.permutation import reshuffled
 
+_CELLS = 20  # of an evaluation's batches that lie between two bounds of its buckets
+
 
 class Examples(ABC):
     """What bucketed batches are made of: texts with labels, or translation pairs."""
@@ -110,16 +112,20 @@ class BucketBatches(Batches):
 def evaluation(examples: Examples, batch_size: int, buckets: int = 6, run_length: int = 10) -> Iterator[Block]:
     """Blocks of at most run_length batches, as of BucketBatches, that hold every example once.
 
-    The last batch is filled up with rows that weigh nothing. Batches have at most `buckets` shapes, and no two examples
-    of very different lengths.
+    What is missing to whole batches, and to blocks of one length, are rows that weigh nothing. Blocks have at most
+    `buckets` shapes, and batches no two examples of very different lengths.
     """
     order = by_length(examples)
     n_batches = -(-len(order) // batch_size)
     filled = np.concatenate([order, np.full(n_batches * batch_size - len(order), -1)]).reshape(n_batches, batch_size)
-    for bucket in np.array_split(filled, min(buckets, n_batches)):
+    cells = np.array_split(filled, min(_CELLS * buckets, n_batches))
+    groups = _least_padding([_shape(examples, cell[cell >= 0]) for cell in cells], min(buckets, len(cells)))
+    for bucket in (np.concatenate(cells[start:end]) for start, end in groups):
         shape = _shape(examples, bucket[bucket >= 0])
-        for at in range(0, len(bucket), run_length):
-            yield examples.gather(bucket[at : at + run_length], shape)
+        blocks = -(-len(bucket) // run_length)
+        missing = -len(bucket) % blocks
+        for which in np.split(np.pad(bucket, ((0, missing), (0, 0)), constant_values=-1), blocks):
+            yield examples.gather(which, shape)
 
 
 def by_length(examples: Examples) -> Int64[np.ndarray, "examples"]:

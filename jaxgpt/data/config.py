@@ -39,9 +39,10 @@ class DataConfig:
     target: str = "target"
     """Pairs: the language to translate into, named likewise."""
     run_length: int = 10
-    """Pairs and labelled texts: steps in a row whose batches have one shape."""
+    """Pairs, labelled texts and conversations: steps in a row whose batches have one shape."""
     buckets: int = 6
-    """Pairs and labelled texts: how many shapes batches have; examples of like lengths share one."""
+    """Pairs, labelled texts and conversations: how many shapes batches have; examples of like lengths share one. Packed
+    rows have one, but for those that are longer than pack_length."""
     mask_rate: float = 0.15
     """Masked tokens: share of a row to be guessed."""
     whole_word: bool = False
@@ -65,8 +66,10 @@ class DataConfig:
     learn: Literal["answers", "all"] = "answers"
     """Conversations: which tokens are learnt."""
     pack: bool = True
-    """Conversations: put several into one row, none of which sees another; otherwise one a row, those of like lengths
-    together."""
+    """Conversations and labelled texts: put several into one row, none of which sees another; otherwise one a row,
+    those of like lengths together."""
+    pack_length: int | None = None
+    """Tokens of a row that several share; what is longer has a row of its own (None: as many as the model reads)."""
     beta: float = 0.1
     """Pairs of answers: how much staying near the model that is begun with weighs (Rafailov et al. 2023)."""
     test_fraction: float = 0.0
@@ -87,6 +90,8 @@ class DataConfig:
         ):
             trained, expected = self.tokenizer.partition(":")[0] == kind, f"at least {smallest}, {holds}, for a {kind}"
             require(not trained or self.vocab_size >= smallest, "data.vocab_size", self.vocab_size, expected)
+        most = self.pack_length
+        require(most is None or most >= 1, "data.pack_length", most, "a positive integer or None")
         require(self.stride is None or self.stride >= 1, "data.stride", self.stride, "a positive integer or None")
         for name in ("source", "target"):
             require(getattr(self, name) != "", f"data.{name}", "", "a file's ending or a .jsonl's field")

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float32, Int32, Int64
+from jaxtyping import Float32, Int64
 
 from jaxgpt.checks import require
 from jaxgpt.data.batches import Block
@@ -165,40 +165,53 @@ def _stratified(labels: Sequence[str], fraction: float, seed: int) -> Int64[np.n
 
 @dataclass(frozen=True)
 class Labelled(Examples):
-    """Examples as token ids, for `BucketBatches`."""
+    """Rows of texts, one or several each, for `BucketBatches`."""
 
-    rows: list[list[int]]
+    ids: list[list[int]]
+    """Of each text."""
     segments: list[list[int]] | None
-    """Which text of a pair each token is of; None where the model does not ask."""
-    labels: Int64[np.ndarray, "examples"]
+    """Which text of a pair each id is of; None where the model does not ask."""
+    labels: Int64[np.ndarray, "texts"]
     shares: Float32[np.ndarray, "classes"]
     """What each class counts in the loss."""
+    packs: list[list[int]]
+    """The texts of each row."""
+    last: bool
+    """Whether a text's class is read at its last token, or at its first."""
 
     @cached_property
-    def lengths(self) -> Int64[np.ndarray, "examples 1"]:
+    def lengths(self) -> Int64[np.ndarray, "rows 1"]:
         """As Examples.lengths."""
-        return np.array([[len(row)] for row in self.rows])
+        return np.array([[sum(len(self.ids[i]) for i in pack)] for pack in self.packs])
+
+    @cached_property
+    def most(self) -> int:
+        """Texts of the row that has most."""
+        return max(map(len, self.packs))
 
     def gather(self, which: Int64[np.ndarray, "steps batch"], shape: tuple[int, ...]) -> Block:
-        """As Examples.gather: "inputs", "mask" and perhaps "segments" [steps, batch, time], "labels" and "weights"
-        [steps, batch]."""
-        real = which >= 0
-        block = {"inputs": self._filled(self.rows, which, shape), "labels": self.labels[which].astype(np.int32)}
-        # The first place of a row of no example too: a softmax over nothing is NaN.
-        block["mask"] = np.arange(shape[0]) < np.where(real, self.lengths[which, 0], 1)[..., None]
-        if self.segments is not None:
-            block["segments"] = self._filled(self.segments, which, shape)
-        block["weights"] = np.where(real, self.shares[self.labels[which]], 0).astype(np.float32)
+        """As Examples.gather: "inputs", "texts" (1, 2, ... by text, 0 for padding) and perhaps "segments", [steps,
+        batch, time]; "positions" where each text is read, "labels", "weights", [steps, batch, texts], 0 for none."""
+        names = ["inputs", "texts", *(["segments"] if self.segments is not None else [])]
+        block = {name: np.zeros((*which.shape, *shape), np.int32) for name in names}
+        block |= {name: np.zeros((*which.shape, self.most), np.int32) for name in ("positions", "labels")}
+        block["weights"] = np.zeros((*which.shape, self.most), np.float32)
+        for place, row in np.ndenumerate(which):
+            if row < 0:
+                block["texts"][place][0] = 1  # a softmax over nothing is NaN
+                continue
+            at = 0
+            for number, i in enumerate(self.packs[row]):
+                span = slice(at, at + len(self.ids[i]))
+                block["inputs"][place][span] = self.ids[i]
+                block["texts"][place][span] = number + 1
+                if self.segments is not None:
+                    block["segments"][place][span] = self.segments[i]
+                block["positions"][place][number] = span.stop - 1 if self.last else at
+                block["labels"][place][number] = self.labels[i]
+                block["weights"][place][number] = self.shares[self.labels[i]]
+                at = span.stop
         return block
-
-    def _filled(
-        self, rows: list[list[int]], which: Int64[np.ndarray, "steps batch"], shape: tuple[int, ...]
-    ) -> Int32[np.ndarray, "steps batch time"]:
-        out = np.zeros((*which.shape, *shape), np.int32)
-        for place, i in np.ndenumerate(which):
-            if i >= 0:
-                out[place][: len(rows[i])] = rows[i]
-        return out
 
 
 def shares(labels: Int64[np.ndarray, "examples"], classes: int, balanced: bool) -> Float32[np.ndarray, "{classes}"]:

@@ -9,6 +9,7 @@ from jaxtyping import Int64
 
 from jaxgpt.data.batches import Block
 from jaxgpt.data.buckets import Examples
+from jaxgpt.data.config import DataConfig
 
 
 @dataclass(frozen=True)
@@ -51,19 +52,30 @@ class Answers(Examples):
 def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
     """Which items share a row of this capacity: the longest first, each into the fullest row that has room for it.
 
-    Raises ValueError for one that fits into none. Source: best-fit decreasing, Johnson 1973.
+    One that is longer has a row of its own. Source: best-fit decreasing, Johnson 1973.
     """
-    if max(lengths, default=0) > capacity:
-        raise ValueError(f"lengths: found {max(lengths)}, expected at most the capacity {capacity}")
     packs: list[list[int]] = []
     by_room: list[list[int]] = [[] for _ in range(capacity + 1)]  # the rows with so much room
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         room = next((room for room in range(lengths[i], capacity) if by_room[room]), None)
         if room is None:
-            room, row = capacity, len(packs)
+            room, row = max(capacity, lengths[i]), len(packs)
             packs.append([])
         else:
             row = by_room[room].pop()
         packs[row].append(i)
         by_room[room - lengths[i]].append(row)
     return packs
+
+
+def rows(lengths: Sequence[int], config: DataConfig, context_length: int) -> list[list[int]]:
+    """Which items share a row, as the config says."""
+    if not config.pack:
+        return [[i] for i in range(len(lengths))]
+    return pack(lengths, min(config.pack_length or context_length, context_length))
+
+
+def shapes(packed: Examples, config: DataConfig) -> int:
+    """How many shapes batches of such rows have."""
+    most = config.pack_length
+    return 1 if config.pack and (most is None or packed.lengths.max() <= most) else config.buckets

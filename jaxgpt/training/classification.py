@@ -13,7 +13,7 @@ import numpy as np
 from jaxgpt import bert, data, gpt, tokenizers
 from jaxgpt.checks import require
 from jaxgpt.config import ModelConfig
-from jaxgpt.data import buckets
+from jaxgpt.data import buckets, packing
 from jaxgpt.data.batches import Block
 from jaxgpt.data.labelled import Example, balance, shares
 from jaxgpt.model import declarations
@@ -24,7 +24,7 @@ from jaxgpt.training.config import TrainConfig
 from jaxgpt.training.objectives import Objective, Task
 from jaxgpt.training.plot import plot_confusion
 
-CELLS = 10  # of `BucketBatches`
+CELLS = 20  # of `BucketBatches`
 
 
 class Classification(Task):
@@ -37,11 +37,16 @@ class Classification(Task):
             print(f"data: {len(examples):,} {part} texts: {balance(examples, self.labels)}")
         train = self._encoded(config, texts.train, settings.balanced)
         self._validation = self._encoded(config, texts.validation, False)  # what is counted weighs 1
-        self.train = data.BucketBatches(train, loop.batch_size, loop.seed, settings.run_length, settings.buckets, CELLS)
-        print(f"data: {self.train.padding():.0%} of the batches is padding")
-        self._loop, self._buckets = loop, settings.buckets
+        self._loop, self._buckets = loop, packing.shapes(train, settings)
+        self.train = data.BucketBatches(train, loop.batch_size, loop.seed, settings.run_length, self._buckets, CELLS)
+        self.texts_per_batch = loop.batch_size * len(train.ids) / len(train.packs)
+        if settings.pack:
+            rows = f"{len(train.packs):,} rows of {settings.pack_length or config.model.context_length} tokens"
+            print(f"data: packed into {rows}, {self.texts_per_batch:.1f} texts a batch")
+        print(f"data: {self.train.padding():.1%} of the batches is padding")
         self._confusion = np.zeros((len(self.labels), len(self.labels)))
-        read = [tokenizer.special_tokens, self.labels, train.rows, train.labels.tolist(), train.shares.tolist()]
+        read = [train.ids, train.packs, train.labels.tolist(), train.shares.tolist()]
+        read = [tokenizer.special_tokens, self.labels, *read]
         self.identity = hashlib.sha256(json.dumps(read).encode()).hexdigest()
 
     def evaluation(self, n: int) -> Iterator[Block]:
@@ -97,12 +102,14 @@ class Classification(Task):
                 require(not lost, "data.too_long", "drop", f"cut, as it leaves no text of {', '.join(sorted(lost))}")
         numbers = {name: number for number, name in enumerate(self.labels)}
         labels = np.array([numbers[examples[i].label] for i in kept])
-        told = model.architecture == "encoder" and model.n_segments > 1
+        ids, encoder = [rows[i] for i in kept], model.architecture == "encoder"
         return data.Labelled(
-            [rows[i] for i in kept],
-            [segments[i] for i in kept] if told else None,
+            ids,
+            [segments[i] for i in kept] if encoder and model.n_segments > 1 else None,
             labels,
             shares(labels, len(self.labels), balanced),
+            packing.rows([len(row) for row in ids], settings, model.context_length),
+            last=not encoder,
         )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from jaxgpt import data, gpt, tokenizers
 from jaxgpt.checks import require
 from jaxgpt.config import ModelConfig
-from jaxgpt.data import buckets
+from jaxgpt.data import buckets, packing
 from jaxgpt.data.batches import Block
 from jaxgpt.data.conversations import (
     Conversation,
@@ -22,7 +22,7 @@ from jaxgpt.data.conversations import (
     read_conversations,
     write_records,
 )
-from jaxgpt.data.packing import Answers, pack
+from jaxgpt.data.packing import Answers
 from jaxgpt.generation import generate_tokens
 from jaxgpt.tokenizers import Tokenizer
 from jaxgpt.tokenizers.styles import styled
@@ -43,10 +43,9 @@ class Instruction(Task):
         loop, settings = config.train, config.data
         self.tokenizer = tokenizer
         self._ends = init_from.end_tokens(config, tokenizer)
-        self._loop, self._length, self._packs = loop, config.model.context_length, settings.pack
-        self._too_long, self._all = settings.too_long, settings.learn == "all"
+        self._loop, self._length, self._settings = loop, config.model.context_length, settings
         train, self._validation = self._encoded(found.train, "training"), self._encoded(found.validation, "validation")
-        self._buckets = 1 if settings.pack else settings.buckets
+        self._buckets = packing.shapes(train, settings)
         self.train = data.BucketBatches(train, loop.batch_size, loop.seed, settings.run_length, self._buckets)
         rows = f", in {len(train.packs):,} rows" if settings.pack else ""
         print(f"data: {len(train.ids):,} training conversations{rows}; {self.train.padding():.0%} of them is padding")
@@ -101,11 +100,11 @@ class Instruction(Task):
                 tokens, answers = encode(self.tokenizer, one.messages, self._ends)
             except ValueError as error:
                 raise ValueError(f"{one.place}: {error}") from error
-            answers = [self._all or answer for answer in answers]
+            answers = [self._settings.learn == "all" or answer for answer in answers]
             if len(tokens) > most:
                 longer += 1
                 tokens, answers = tokens[:most], answers[:most]
-                if self._too_long == "drop" or not any(answers[1:]):
+                if self._settings.too_long == "drop" or not any(answers[1:]):
                     lost += 1
                     continue
             ids.append(tokens)
@@ -115,7 +114,7 @@ class Instruction(Task):
             print(f"data: {longer:,} {part} conversations of more than {self._length} tokens: {done}")
         require(len(ids) > 0, f"data.path: {part} conversations that fit", 0, f"one or more of {self._length} tokens")
         lengths = [len(tokens) - 1 for tokens in ids]
-        return Answers(ids, learnt, pack(lengths, self._length) if self._packs else [[i] for i in range(len(ids))])
+        return Answers(ids, learnt, packing.rows(lengths, self._settings, self._length))
 
 
 def _open(config: TrainConfig, cache: Path) -> Instruction:

@@ -35,8 +35,8 @@ READERS |= dict.fromkeys(
 )
 LABELLED = ("data.text", "data.text_pair", "data.label", "data.balanced", "data.whole")
 READERS |= dict.fromkeys((*LABELLED, "train.new_head"), ("classification",))
-READERS |= {"data.too_long": ("classification", "instruction")}
-READERS |= dict.fromkeys(("data.learn", "data.pack", "data.test_fraction"), ("instruction",))
+READERS |= dict.fromkeys(("data.too_long", "data.pack", "data.pack_length"), ("classification", "instruction"))
+READERS |= dict.fromkeys(("data.learn", "data.test_fraction"), ("instruction",))
 READERS |= {"data.style": ("instruction", "preference"), "data.beta": ("preference",)}
 READERS |= {"train.sample_prompt": ("causal_lm",), "train.sample_tokens": ("causal_lm", "instruction")}
 

@@ -3,11 +3,11 @@
     python tests/benchmarks/finetune.py configs/finetune_spam.py FILE.tsv [--steps 50] [--rounds 4]
     python tests/benchmarks/finetune.py configs/finetune_spam.py FILE.tsv --alone     # and what LoRA takes beside it
 
-Both read batches of texts of like lengths (`group_by_length` there), dropout 0.1, AdamW and clipping on; a round of
-each in turn, each in a process of its own, set up as `train.py` does and as the Trainer is found. Ours includes
-gathering the batches, not compiling, which is printed. Tokens are those of texts, not padding. The Trainer's 50 steps
-go from long texts to short ones. The floor is the matrix products of the tokens, forwards and twice backwards, at the
-speed of a large product.
+Ours packs texts into rows; the Trainer's batches are of as many texts, of like lengths (`group_by_length`). Dropout
+0.1, AdamW and clipping on; a round of each in turn, each in a process of its own, set up as `train.py` does and as the
+Trainer is found. Ours includes gathering the batches, not compiling, which is printed. Tokens are those of texts, not
+padding. The Trainer's 50 steps go from long texts to short ones. The floor is the matrix products of the tokens,
+forwards and twice backwards, at the speed of a large product.
 """
 
 import argparse
@@ -52,11 +52,12 @@ def ours(config: TrainConfig, task: Classification, steps: int):
     )
     held = {"state": init_state(jax.random.key(0), declared, optimizer, mesh, tuned, begun), "step": 0}
     update = compile_train(config.model, OBJECTIVE, optimizer, mesh, 1, tuned)
-    size = sum(x.nbytes for x in jax.tree.leaves(held["state"].optimizer))
+    nbytes = sum(x.nbytes for x in jax.tree.leaves(held["state"].optimizer))
 
+    size = min(config.train.steps_per_dispatch, config.data.run_length)
     begun, shapes = time.perf_counter(), {}
-    for step in range(CELLS * config.data.buckets):
-        block = task.train.block(step, 1)
+    for step in range(0, CELLS * config.data.buckets * size, size):
+        block = task.train.block(step, size)
         shapes.setdefault(block["inputs"].shape, block)
     for block in shapes.values():
         held["state"], metrics = update(held["state"], block, np.int32(1))
@@ -65,13 +66,13 @@ def ours(config: TrainConfig, task: Classification, steps: int):
 
     def run() -> float:
         begun, first = time.perf_counter(), held["step"]
-        for step in range(first, first + steps):
-            held["state"], metrics = update(held["state"], task.train.block(step, 1), np.int32(1))
+        for step in range(first, first + steps, size):
+            held["state"], metrics = update(held["state"], task.train.block(step, size), np.int32(size))
         jax.block_until_ready(metrics)
         held["step"] += steps
         return task.train.tokens(first, first + steps) / (time.perf_counter() - begun)
 
-    return run, size, P.count(trained)
+    return run, nbytes, P.count(trained)
 
 
 def peer(folder: Path, name: str, path: str, steps: int) -> Callable[[], float]:
@@ -93,7 +94,7 @@ def peer(folder: Path, name: str, path: str, steps: int) -> Callable[[], float]:
             return {"input_ids": rows[i], "labels": told["labels"][i]}
 
     options = {
-        "per_device_train_batch_size": config.train.batch_size, "max_steps": steps,
+        "per_device_train_batch_size": told["batch"], "max_steps": steps,
         "learning_rate": config.optimizer.learning_rate, "weight_decay": config.optimizer.weight_decay,
         "save_strategy": "no", "report_to": [], "logging_steps": 10**6, "disable_tqdm": True, "use_cpu": True,
     }  # fmt: skip
@@ -165,7 +166,7 @@ def main() -> None:
         texts = [example.text for example in found.train]
         labels = [task.labels.index(example.label) for example in found.train]
         told = Path(tempfile.mkdtemp()) / "texts.json"
-        told.write_text(json.dumps({"texts": texts, "labels": labels}))
+        told.write_text(json.dumps({"texts": texts, "labels": labels, "batch": round(task.texts_per_batch)}))
         runs["transformers"] = in_process(args.config, str(told), "--peer", "--steps", str(args.steps))
         runs["transformers"]()  # once before it counts
     speeds = {name: [] for name in runs}

@@ -210,43 +210,64 @@ def test_shares_are_scikit_learns_class_weights():
     assert shares(labels, 4, False).tolist() == [1, 1, 1, 1]
 
 
-def drawn(n=23, told=True):
+def drawn(n=23, told=True, packs=None, last=False):
     """Text i is of i + 1 throughout."""
     lengths = np.random.default_rng(0).integers(1, 12, n)
-    rows = [[i + 1] * int(length) for i, length in enumerate(lengths)]
-    segments = [[i % 2] * len(row) for i, row in enumerate(rows)]
-    return Labelled(rows, segments if told else None, np.arange(n) % 3, np.array([1, 2, 0.5], np.float32))
+    ids = [[i + 1] * int(length) for i, length in enumerate(lengths)]
+    segments = [[i % 2] * len(row) for i, row in enumerate(ids)] if told else None
+    packs = packs or [[i] for i in range(n)]
+    return Labelled(ids, segments, np.arange(n) % 3, np.array([1, 2, 0.5], np.float32), packs, last)
+
+
+def texts_of(batch, last):
+    """(ids, segments, label, weight) of each text of a batch, read off its arrays; the padding is seen to be 0."""
+    found = []
+    for row, numbers in enumerate(batch["texts"]):
+        n = numbers.max()
+        assert set(numbers) - {0} == set(range(1, n + 1))
+        assert not batch["inputs"][row][numbers == 0].any()
+        assert not any(batch[name][row][n:].any() for name in ("positions", "labels", "weights"))
+        for i in range(n):
+            at = np.flatnonzero(numbers == i + 1)
+            assert np.ptp(at) == len(at) - 1
+            assert batch["positions"][row][i] == at[-1 if last else 0]
+            segments = batch["segments"][row][at].tolist() if "segments" in batch else None
+            one = batch["inputs"][row][at].tolist(), segments, batch["labels"][row][i], batch["weights"][row][i]
+            found.append(one)
+    return found
+
+
+PACKS = [[3, 0, 7], [1], [22, 2], [4, 5, 6, 8], [9, 10, 11], *([i] for i in range(12, 22))]
 
 
 @pytest.mark.parametrize("told", [True, False])
-def test_a_batch_is_its_texts(told):
-    texts = drawn(told=told)
+@pytest.mark.parametrize(("packs", "last"), [(None, False), (PACKS, True), (PACKS, False)])
+def test_a_batch_is_its_texts(told, packs, last):
+    texts = drawn(told=told, packs=packs, last=last)
+    assert texts.lengths[:, 0].tolist() == [sum(len(texts.ids[i]) for i in pack) for pack in texts.packs]
     data = BucketBatches(texts, 4, 0, 3, 2, 4)
     for step in range(12):
         batch = data[step]
-        assert list(batch) == ["inputs", "labels", "mask", *(["segments"] if told else []), "weights"]
-        assert [str(x.dtype) for x in batch.values()] == ["int32", "int32", "bool", *["int32"] * told, "float32"]
-        for row, i in enumerate(batch["inputs"][:, 0] - 1):
-            n = len(texts.rows[i])
-            padding = batch["inputs"].shape[1] - n
-            assert batch["inputs"][row].tolist() == texts.rows[i] + [0] * padding
-            assert batch["mask"][row].tolist() == [True] * n + [False] * padding
-            assert (batch["labels"][row], batch["weights"][row]) == (i % 3, [1, 2, 0.5][i % 3])
-            assert not told or batch["segments"][row].tolist() == texts.segments[i] + [0] * padding
+        assert list(batch) == ["inputs", "texts", *(["segments"] if told else []), "positions", "labels", "weights"]
+        assert [str(x.dtype) for x in batch.values()] == ["int32"] * (len(batch) - 1) + ["float32"]
+        assert all(batch[name].shape == (4, 4 if packs else 1) for name in ("positions", "labels", "weights"))
+        for ids, segments, label, weight in texts_of(batch, last):
+            i = ids[0] - 1
+            assert ids == texts.ids[i]
+            assert segments == (texts.segments[i] if told else None)
+            assert (label, weight) == (i % 3, [1, 2, 0.5][i % 3])
 
 
-def test_evaluation_has_each_text_once_and_rows_of_none_weigh_nothing():
-    texts = drawn()
+@pytest.mark.parametrize("packs", [None, PACKS])
+def test_evaluation_has_each_text_once_and_rows_of_none_weigh_nothing(packs):
+    texts = drawn(packs=packs)
     blocks = list(evaluation(texts, 4, 3))
-    first, weights = (np.concatenate([x.ravel() for x in each]) for each in (
-        [block["inputs"][..., 0] for block in blocks], [block["weights"] for block in blocks],
-    ))  # fmt: skip
-    assert sorted(first[weights > 0]) == list(range(1, 24))
-    assert first[weights == 0].tolist() == [0]
+    found = []
     for block in blocks:
-        none = block["weights"] == 0
-        assert (block["mask"][none].sum(-1) == 1).all()  # attention over nothing has no value
-        assert block["mask"][~none].any(-1).all()
+        for step in range(len(block["texts"])):
+            found += texts_of({name: array[step] for name, array in block.items()}, last=False)
+    assert sorted(ids[0] for ids, *_, weight in found if weight > 0) == list(range(1, 24))
+    assert all(ids == [0] for ids, *_, weight in found if weight == 0)
 
 
 @pytest.mark.parametrize("cells", [1, 3, 10])
@@ -256,6 +277,7 @@ def test_a_cycle_has_a_run_of_each_cell(cells):
 
 
 def test_more_cells_are_no_more_padding():
-    texts = Labelled([[1] * n for n in [*range(1, 40), *[200] * 2]], None, np.zeros(41, int), np.ones(1, np.float32))
+    ids, packs = [[1] * n for n in [*range(1, 40), *[200] * 2]], [[i] for i in range(41)]
+    texts = Labelled(ids, None, np.zeros(41, int), np.ones(1, np.float32), packs, last=False)
     found = [BucketBatches(texts, 4, 0, 3, 2, cells).padding() for cells in (1, 2, 4, 8)]
     assert all(more < few for few, more in pairwise(found))

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from tiny import SCHEMES, draw, loss
 
 from jaxgpt import gpt
+from jaxgpt.data import DataConfig, packing
 from jaxgpt.data.packing import Answers, pack
 
 RNG = np.random.default_rng(0)
@@ -28,9 +29,29 @@ def test_packs_hold_each_item_once_within_the_capacity(lengths):
     assert len(room) < 2 or room[0] + room[1] > 20
 
 
-def test_an_item_that_fits_into_no_row_is_refused():
-    with pytest.raises(ValueError, match="lengths: found 21, expected at most the capacity 20"):
-        pack([3, 21], 20)
+def test_an_item_that_fits_into_no_row_has_its_own():
+    assert sorted(pack([3, 21, 4, 13, 30], 20)) == [[1], [3, 2, 0], [4]]
+
+
+@pytest.mark.parametrize(
+    ("settings", "packs", "shapes"),
+    [
+        ({}, [[1, 4], [3, 2], [0]], 1),
+        ({"pack_length": 100}, [[1, 4], [3, 2], [0]], 1),
+        ({"pack_length": 11}, [[1, 0], [3, 2], [4]], 1),
+        ({"pack_length": 8}, [[1], [3], [2, 4], [0]], 3),
+        ({"pack_length": 9}, [[1], [3], [2, 4, 0]], 1),
+        ({"pack": False}, ALONE[:5], 3),
+    ],
+)
+def test_rows_are_shared_as_the_config_says(settings, packs, shapes):
+    config = DataConfig(buckets=3, **settings)
+    lengths = [2, 9, 4, 7, 3]
+    found = packing.rows(lengths, config, 12)
+    assert sorted(sorted(row) for row in found) == sorted(sorted(row) for row in packs)
+    ids = [[1] * (n + 1) for n in lengths]
+    learnt = [[True] * (n + 1) for n in lengths]
+    assert packing.shapes(Answers(ids, learnt, found), config) == shapes
 
 
 def test_a_row_is_its_conversations():

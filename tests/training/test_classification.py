@@ -111,25 +111,43 @@ def make(train=None, validation=None, tokenizer=TOKENIZER, **changes):
     return Classification(config_of(**changes), tokenizer, texts)
 
 
-def test_batches_are_the_encoded_texts_with_their_classes():
-    task = make()
+def read(batch):
+    """(ids, segments, label, weight) of each text of a batch."""
+    for row, numbers in enumerate(batch["texts"]):
+        for i in range(numbers.max()):
+            here = numbers == i + 1
+            segments = batch["segments"][row][here] if "segments" in batch else None
+            yield batch["inputs"][row][here], segments, batch["labels"][row][i], batch["weights"][row][i]
+
+
+@pytest.mark.parametrize("pack", [True, False])
+def test_batches_are_the_encoded_texts_with_their_classes(pack):
+    task = make(pack=pack)
     texts = {one.text: CLASSES.index(one.label) for one in drawn(40)}
+    seen = 0
     for step in range(8):
-        batch = task.train[step]
-        for row, real, label in zip(batch["inputs"], batch["mask"], batch["labels"], strict=True):
-            assert texts[TOKENIZER.decode(row[real])] == label
-    assert "segments" not in batch
+        for ids, segments, label, weight in read(task.train[step]):
+            assert (texts[TOKENIZER.decode(ids)], segments, weight) == (label, None, 1)
+            seen += 1
     assert task.labels == CLASSES
+    assert (seen == 32) == (not pack)  # one a row
+    assert len({task.train[step]["inputs"].shape for step in range(0, 80, 2)}) == (1 if pack else 2)
 
 
-def test_texts_and_their_balance_and_padding_are_told(capsys):
-    task = make()
+@pytest.mark.parametrize("pack", [True, False])
+def test_texts_and_their_balance_and_padding_are_told(pack, capsys):
+    task = make(pack=pack)
     said = capsys.readouterr().out.splitlines()
     counts = [sum(one.label == name for one in drawn(40)) for name in CLASSES]
     parts = ", ".join(f"{name} {n} ({n / 40:.1%})" for name, n in zip(CLASSES, counts, strict=True))
     assert said[0] == f"data: 40 training texts: {parts}"
     assert said[1].startswith("data: 23 validation texts: x ")
-    assert said[2:] == [f"data: {task.train.padding():.0%} of the batches is padding"]
+    tokens = sum(len(one.text) for one in drawn(40))
+    rows = -(-tokens // 8)  # no fewer hold them
+    packed = [f"data: packed into {rows} rows of 8 tokens, {40 / rows * 4:.1f} texts a batch"] if pack else []
+    assert said[2:] == [*packed, f"data: {task.train.padding():.1%} of the batches is padding"]
+    if pack:
+        assert task.train.padding() == pytest.approx(1 - tokens / (8 * rows))
 
 
 @pytest.mark.parametrize("rule", ["cut", "drop"])
@@ -145,8 +163,8 @@ def test_texts_over_the_context_length_are_cut_or_left_out_and_counted(rule, cap
     found = set()
     for block in task.evaluation(1):
         for step in range(len(block["labels"])):
-            rows = zip(*(block[name][step] for name in ("inputs", "mask", "labels", "weights")), strict=True)
-            found |= {(TOKENIZER.decode(row[real]), int(label)) for row, real, label, weight in rows if weight}
+            batch = {name: array[step] for name, array in block.items()}
+            found |= {(TOKENIZER.decode(ids), int(label)) for ids, _, label, weight in read(batch) if weight}
     assert found == kept
 
 
@@ -172,11 +190,10 @@ def test_pairs_are_read_together_and_cut_where_they_are_longer():
     whole = {row: one for row, one in zip(rows, train, strict=True) if len(row) <= 12}
     seen = 0
     for step in range(10):
-        batch = task.train[step]
-        for row, real, segments in zip(batch["inputs"], batch["mask"], batch["segments"], strict=True):
-            if (one := whole.get(tuple(row[real].tolist()))) is not None:
+        for ids, segments, _, _ in read(task.train[step]):
+            if (one := whole.get(tuple(ids.tolist()))) is not None:
                 parts = pieces.encode(one.text), pieces.encode(one.pair)
-                assert segments[real].tolist() == pieces.segments(*parts)
+                assert segments.tolist() == pieces.segments(*parts)
                 seen += 1
     assert seen > 20
     single = make(train, drawn(9, seed=1, second=True), pieces, cfg=replace(encoder, n_segments=0))
@@ -199,13 +216,13 @@ def logits_and_nats(params, one):
     return logits, np.log(np.exp(logits).sum()) - logits[CLASSES.index(one.label)]
 
 
-@pytest.mark.parametrize("balanced", [False, True])
-def test_what_is_told_is_what_scikit_learn_finds_in_the_predictions(params, balanced, tmp_path):
+@pytest.mark.parametrize(("balanced", "pack"), [(False, True), (True, True), (True, False)])
+def test_what_is_told_is_what_scikit_learn_finds_in_the_predictions(params, balanced, pack, tmp_path):
     """And balanced weights are of the training texts alone: what is counted are texts."""
     metrics = pytest.importorskip("sklearn.metrics")
     held = drawn(23, seed=1)
-    task = make(validation=held, balanced=balanced)
-    assert (np.ptp(task.train[0]["weights"]) > 0 or np.ptp(task.train[5]["weights"]) > 0) == balanced
+    task = make(validation=held, balanced=balanced, pack=pack)
+    assert (len({float(weight) for step in range(8) for *_, weight in read(task.train[step])}) > 1) == balanced
     row = evaluator(config_of(), OBJECTIVE, task, make_mesh())(params)
     real, taken = [one.label for one in held], predictions(params, held)
     assert len(set(taken)) > 1
@@ -238,7 +255,7 @@ def test_the_identity_is_of_all_that_is_learnt_from():
     other = [train[0]._replace(text="hhhh"), *train[1:]]
     relabelled = [*train[:-1], train[-1]._replace(label="y" if train[-1].label != "y" else "z")]
     changed = [make(other), make(relabelled), make(balanced=True), make(tokenizer=CharTokenizer(WORDS.strip()))]
-    assert len({task.identity for task in [make(), *changed]}) == 5
+    assert len({task.identity for task in [make(), *changed, make(pack=False)]}) == 6
     assert make().identity == make().identity == make(validation=drawn(9, seed=2)).identity
 
 
