@@ -94,12 +94,12 @@ class PreferenceTuning(Task):
         ]
         unknown = Preferences(*answers, np.zeros(n, np.float32), self._beta)
         ratios = [
-            np.asarray(_ratio(reference, {name: x[k] for name, x in block.items()}, cfg))
+            np.asarray(_ratio(reference, {name: x[k] for name, x in block.items()}, cfg))[block["weights"][k] > 0]
             for block in buckets.evaluation(unknown, self._loop.batch_size, self._buckets)
             for k in range(len(block["weights"]))
         ]
         known = np.zeros(n, np.float32)
-        known[buckets.by_length(unknown)] = np.concatenate(ratios)[:n]
+        known[buckets.by_length(unknown)] = np.concatenate(ratios)
         return dataclasses.replace(unknown, reference=known)
 
 
