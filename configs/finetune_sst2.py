@@ -12,7 +12,7 @@ config = TrainConfig(
     model=ModelConfig(dropout=0.1),
     data=DataConfig(text="sentence", whole=True, validation_fraction=0.1, pack_length=64, run_length=1, buckets=2),
     optimizer=OptimizerConfig(
-        learning_rate=1e-4, min_learning_rate=0.0, warmup_steps=100, beta2=0.999, weight_decay=0.01
+        learning_rate=5e-5, min_learning_rate=0.0, warmup_steps=100, beta2=0.999, weight_decay=0.01
     ),
     train=LoopConfig(steps=1750, batch_size=7, eval_every=350),
 )
