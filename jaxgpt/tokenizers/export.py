@@ -67,7 +67,7 @@ def _files(
     }
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
     if END_OF_TEXT in special:
-        config["eos_token"] = END_OF_TEXT
+        config |= dict.fromkeys(("eos_token", "pad_token"), END_OF_TEXT)  # without the latter no batches there
     return {FILE: json.dumps(definition), CONFIG_FILE: json.dumps(config, indent=2)}
 
 
