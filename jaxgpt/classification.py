@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxgpt import bert, gpt
+from jaxgpt.bars import shown
 from jaxgpt.checks import require
 from jaxgpt.config import ModelConfig
 from jaxgpt.model import Model
@@ -24,6 +25,7 @@ def classify_texts(
     scores: Scores | None = None,
     max_tokens: int | None = None,
     batch_size: int = 64,
+    progress: bool = False,
 ) -> Float[np.ndarray, "*texts classes"]:
     """The float32 probability of each class, in the order of settings.labels, for a text; of several, a row for each.
 
@@ -31,6 +33,7 @@ def classify_texts(
     scores: what becomes of the logits; none leaves them (None: softmax, but sigmoid where there is one class).
     max_tokens: where a text is cut, of a pair the longer (None: one over context_length is refused).
     batch_size: texts read at once, those of like length together; in float32 no result depends on it.
+    progress: show a bar, on a terminal.
     Raises ValueError, before any work, for a model that classifies no texts, and for a text that is too long.
     Sources: Devlin et al. 2019, section 4.1, of an encoder; Radford et al. 2018, section 3.2, of a decoder.
     """
@@ -44,7 +47,7 @@ def classify_texts(
 
     scores = scores or ("sigmoid" if cfg.n_classes == 1 else "softmax")
     found = np.zeros((len(rows), cfg.n_classes), np.float32)
-    for chosen, tokens, real in batches(rows, cfg.context_length, batch_size):
+    for chosen, tokens, real in shown(list(batches(rows, cfg.context_length, batch_size)), "classes", progress):
         which = np.zeros_like(tokens)
         which[real] = np.concatenate([segments[i] for i in chosen])
         found[chosen] = _classify(model.inference_params, tokens, real, which, cfg, scores)[: len(chosen)]

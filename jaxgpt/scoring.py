@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxgpt import gpt
 from jaxgpt.attention import KVCache
+from jaxgpt.bars import shown
 from jaxgpt.checks import require
 from jaxgpt.config import ModelConfig
 from jaxgpt.decoding import prefill, widen
@@ -75,11 +76,13 @@ def score(
     continuations: Sequence[str] | Sequence[Sequence[str]],
     *,
     per: str = "text",
+    progress: bool = False,
 ) -> list[float] | list[list[float]]:
     """The log-likelihood, in nats, of each continuation of a prompt; of several prompts, a list of that.
 
     continuations: those of every prompt, or a list of them for each. per: "text", the whole continuation; or "token" or
-    "byte", its mean over them, so that a longer one is no less likely for its length.
+    "byte", its mean over them, so that a longer one is no less likely for its length. progress: show a bar, on a
+    terminal.
     An empty prompt, unless it is framed, is `Tokenizer.start`. But for rounding, no score depends on those beside it.
     Raises ValueError, before any work, where there is no continuation, an empty one, or one that is with its prompt
     longer than context_length; and for a model that is no decoder.
@@ -99,7 +102,7 @@ def score(
         require(text != "", name, text, "at least one character")
     pairs = encode_pairs(model.tokenizer, texts)
     _check(pairs, model.config, names.__getitem__)
-    found = loglikelihoods(model.inference_params, pairs, model.inference_config)
+    found = loglikelihoods(model.inference_params, pairs, model.inference_config, progress=progress)
     lengths = {
         "text": lambda pair, text: 1,
         "token": lambda pair, text: len(pair[1]),
@@ -126,10 +129,12 @@ def encode_pairs(tokenizer: Tokenizer, texts: Sequence[tuple[str, str]]) -> list
     ]
 
 
-def loglikelihoods(params: dict, pairs: Sequence[Pair], cfg: ModelConfig) -> list[LogLikelihood]:
+def loglikelihoods(
+    params: dict, pairs: Sequence[Pair], cfg: ModelConfig, *, progress: bool = False
+) -> list[LogLikelihood]:
     """Of each (context, continuation), both token ids: how likely the one goes on with the other.
 
-    params: as from `gpt.init`; `model.prepare` them once if there are many calls.
+    params: as from `gpt.init`; `model.prepare` them once if there are many calls. progress: show a bar, on a terminal.
     Raises ValueError, before any work, for a pair without a context or a continuation, for one of more than
     context_length + 1 tokens (the last is predicted and not read), and for an id beyond the vocabulary.
     """
@@ -140,7 +145,7 @@ def loglikelihoods(params: dict, pairs: Sequence[Pair], cfg: ModelConfig) -> lis
     shared = _shared([context for context, _ in pairs])
     prefix = _encode(params, pairs[0][0][:shared], cfg)
     found: dict[int, LogLikelihood] = {}
-    for rows in _pack(pairs, shared):
+    for rows in shown(list(_pack(pairs, shared)), "likelihoods", progress):
         tokens, tree, places, children, scored = _lay_out(rows, pairs)
         nats, greedy = (fetch(x) for x in _predict(params, prefix, tokens, tree, places, children, cfg))
         for i, at in scored.items():

@@ -1,5 +1,6 @@
 """Before JAX starts: eight simulated CPU devices, and every shape annotation of the package checked at run time."""
 
+import gc
 import os
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +20,8 @@ import pytest
 from jaxtyping import install_import_hook
 
 install_import_hook("jaxgpt", "beartype.beartype")
+
+gc.set_threshold(200_000, 20, 100)  # tracing makes millions of objects that stay: a fifteenth of the time
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 

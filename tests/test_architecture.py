@@ -23,7 +23,7 @@ ROWS = [
     ["gpt", "bert", "seq2seq"],
     ["tokenizers"],
     ["data"],
-    ["sampling"],
+    ["bars", "sampling"],
     ["beam", "decoding"],
     ["model", "rows", "prompting"],
     ["generation", "translation", "filling", "scoring", "vectors", "classification"],

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiers import few
 from tiny import TINY, draw
 
 from jaxgpt import seq2seq, translation
@@ -95,7 +96,9 @@ def run(name, limits, alpha, beams, steps, offset=5.0, **options):
     ]
 
 
-@pytest.mark.parametrize(("name", "alpha"), [("learned", 0.0), ("learned", 2.0), *((name, 0.6) for name in CONFIGS)])
+@pytest.mark.parametrize(
+    ("name", "alpha"), few([("learned", 0.0), ("learned", 2.0), *((name, 0.6) for name in CONFIGS)], 2)
+)
 def test_a_beam_that_holds_everything_finds_the_best_of_all(name, alpha):
     limits = [3, 2, 1]
     for (score, tokens), source, limit in zip(run(name, limits, alpha, 64, 3), SOURCES, limits, strict=True):
@@ -129,7 +132,7 @@ def test_a_search_stops_where_a_plain_one_does(offset, early_stopping):
     assert all(a[0] >= b[0] for a, b in zip(full, found[0.6], strict=True))
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", few(CONFIGS, 2))
 def test_beam_one_is_greedy(name):
     cfg, params, logprobs = scorer(name)
     options = {"start": START, "end": END, "max_new_tokens": 6}
@@ -143,7 +146,7 @@ def test_beam_one_is_greedy(name):
         assert END not in target[:-1]
 
 
-@pytest.mark.parametrize("beam", [1, 3])
+@pytest.mark.parametrize("beam", few([3, 1]))
 def test_a_translation_does_not_depend_on_the_others_nor_on_the_order(beam):
     cfg, params, _ = scorer("learned")
     options = {"start": START, "end": END, "beam": beam, "max_new_tokens": 6}
@@ -154,14 +157,16 @@ def test_a_translation_does_not_depend_on_the_others_nor_on_the_order(beam):
 
 @pytest.mark.parametrize(
     ("name", "end", "beam", "size", "room"),
-    [
-        ("learned", 0, 2, 3, 2),
-        ("learned", 0, 3, 1, 7),
-        ("learned", 2, 2, 16, 3),
-        pytest.param("post-norm sinusoidal", 0, 2, 3, 2, marks=pytest.mark.slow),
-        pytest.param("rotary", 3, 2, 3, 2, marks=pytest.mark.slow),
-        ("relative", 3, 2, 3, 2),
-    ],
+    few(
+        [
+            ("learned", 0, 3, 1, 7),
+            ("learned", 0, 2, 3, 2),
+            ("learned", 2, 2, 16, 3),
+            ("post-norm sinusoidal", 0, 2, 3, 2),
+            ("rotary", 3, 2, 3, 2),
+            ("relative", 3, 2, 3, 2),
+        ]
+    ),
 )
 def test_rows_that_take_other_sources_and_a_ring_that_grows_change_nothing(name, end, beam, size, room, monkeypatch):
     cfg, params, logprobs = scorer(name)

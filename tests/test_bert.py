@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from peers import parameters
+from tiers import few
 from tiny import TINY, draw, draw_tokens
 
 from jaxgpt import bert, config
@@ -301,7 +302,7 @@ def test_embeddings_are_dropped_after_their_norm_and_keep_their_mean():
 
 
 @pytest.mark.parametrize("head", ["lm", "sequence"])
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("dtype", few(["bfloat16", "float16"]))
 def test_low_precision_logits_and_gradients_are_float32_and_near(head, dtype):
     cfg = replace(CONFIGS[head], dtype=dtype)
     params, batch = jax.tree.map(lambda x: x / 2, draw(bert.declare(cfg))), drawn_batch(cfg)
@@ -360,8 +361,8 @@ def test_a_padded_text_is_classified_as_it_is_alone_with_padding_on_either_side(
         np.testing.assert_allclose(found, classify(params, tokens[1:, real], cfg)[0], atol=1e-5)
 
 
-@pytest.mark.parametrize("position", ["learned", "sinusoidal", "rotary", "relative"])
-@pytest.mark.parametrize("changes", [{}, {"window": 2}, {"n_segments": 0, "pooler_activation": "relu"}])
+@pytest.mark.parametrize("position", few(["learned", "rotary", "sinusoidal", "relative"]))
+@pytest.mark.parametrize("changes", few([{}, {"window": 2}, {"n_segments": 0, "pooler_activation": "relu"}], 2))
 def test_packed_texts_have_the_classes_and_the_gradient_of_each_alone(position, changes):
     cfg = replace(CONFIGS["sequence"], context_length=17, position=position, **changes)
     params, batch = draw(bert.declare(cfg)), drawn_batch(cfg)  # of 11, 4, 9 and 1 tokens
@@ -424,15 +425,17 @@ CUBE = MeshConfig(data=2, fsdp=2, tensor=2)
 
 @pytest.mark.parametrize(
     ("mesh", "cfg"),
-    [
-        pytest.param(MeshConfig(data=8), replace(CUT, head="pretraining"), marks=pytest.mark.slow),
-        (MeshConfig(fsdp=8), replace(CUT, d_model=40, scan_layers=True, n_layers=2)),
-        (MeshConfig(data=2, tensor=4), replace(CUT, head="sequence", n_classes=5)),
-        (CUBE, replace(CUT, position="relative", norm_position="pre", tie_embeddings=False)),
-        pytest.param(CUBE, replace(CUT, head="token", n_classes=5, position="rotary"), marks=pytest.mark.slow),
-        (MeshConfig(data=4, sequence=2), replace(CUT, head="pretraining")),
-    ],
-    ids=["data=8", "fsdp=8", "2x4", "2x2x2", "2x2x2 tokens", "sequence=2"],
+    few(
+        [
+            (CUBE, replace(CUT, position="relative", norm_position="pre", tie_embeddings=False)),
+            (CUBE, replace(CUT, head="token", n_classes=5, position="rotary")),
+            (MeshConfig(data=8), replace(CUT, head="pretraining")),
+            (MeshConfig(fsdp=8), replace(CUT, d_model=40, scan_layers=True, n_layers=2)),
+            (MeshConfig(data=2, tensor=4), replace(CUT, head="sequence", n_classes=5)),
+            (MeshConfig(data=4, sequence=2), replace(CUT, head="pretraining")),
+        ]
+    ),
+    ids=["2x2x2", "2x2x2 tokens", "data=8", "fsdp=8", "2x4", "sequence=2"],
 )
 def test_eight_devices_compute_what_one_does(mesh, cfg):
     params, batch = draw(bert.declare(cfg)), jax.tree.map(np.asarray, drawn_batch(cfg, rows=8, time=18))
@@ -512,6 +515,7 @@ def build_and_lose(base: ModelConfig, batch: dict, **changes):
     return bert.loss(draw(bert.declare(cfg)), batch, cfg)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("field", [field.name for field in fields(ModelConfig)])
 def test_changing_any_field_changes_parameters_or_loss_or_the_program(field):
     for base, value, effect in CHANGES[field]:  # KeyError: a new field needs a case here

@@ -39,7 +39,7 @@ def runner(tmp_path_factory):
     ("family", "fields", "options"),
     [
         ("llama", LLAMA | SUBWORDS, ["--model.gated"]),
-        ("gpt2", {"model.position": "learned"}, ["--model.bias"]),
+        pytest.param("gpt2", {"model.position": "learned"}, ["--model.bias"], marks=pytest.mark.thorough),
     ],
     ids=["llama", "gpt2 of characters"],
 )
@@ -62,6 +62,7 @@ def test_a_gpt_that_was_trained_here_opens_in_transformers(runner, family, field
         assert jaxgpt.generate(ours, start, max_new_tokens=3, temperature=0.0) == tokenizer.decode(made)
 
 
+@pytest.mark.thorough
 def test_a_bert_that_was_trained_here_opens_in_transformers(runner):
     stdout = runner.finish("bert", "--model.embedding_norm", "--model.bias", **SHORT | MASKED)
     folder = runner.folder / "bert"
@@ -81,6 +82,7 @@ def test_a_bert_that_was_trained_here_opens_in_transformers(runner):
     np.testing.assert_allclose(*([x["score"] for x in found] for found in answers), atol=1e-4)
 
 
+@pytest.mark.thorough
 def test_export_writes_the_files_again_and_compare_finds_them_alike(runner):
     folder = runner.folder / "gpt2"
     kept = {name: (folder / name).read_bytes() for name in ("config.json", "model.safetensors")}
@@ -95,6 +97,7 @@ def test_export_writes_the_files_again_and_compare_finds_them_alike(runner):
     assert "5 of 5" in done.stdout
 
 
+@pytest.mark.thorough
 def test_a_run_that_no_family_has_says_which_field_stands_in_the_way(runner):
     stdout = runner.finish("neither", **SHORT | {"model.norm": "rms", "train.steps": 5})
     folder = runner.folder / "neither"

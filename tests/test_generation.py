@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiktoken
+from tiers import few
 from tiny import SCHEMES, draw
 from tiny import TINY as THREE_LAYERS
 
@@ -64,7 +65,7 @@ def naive(params, prompt, cfg, new, sampler=DRAWN):
     return text[len(prompt) :], logprobs
 
 
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", few(SHAPES, 3))
 def test_ragged_prompts_past_the_context_are_the_naive_loop(name):
     cfg = SHAPES[name]
     params, prompts = parameters(cfg), [prompt[: cfg.context_length] for prompt in PROMPTS]
@@ -350,7 +351,7 @@ def gaps_model():
     return Model(cfg, parameters(cfg), BPETokenizer(encoding))
 
 
-@pytest.mark.parametrize("make", [bytes_model, gaps_model])
+@pytest.mark.parametrize("make", few([bytes_model, gaps_model], 1))
 def test_ids_that_the_tokenizer_lacks_are_never_chosen(make):
     model = make()
     table = model.params["embedding"]["token"]

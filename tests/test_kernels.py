@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiers import few
 from tiny import TINY, apply, draw, draw_tokens
 
 from jaxgpt import decoding, gpt, kernels
@@ -108,15 +109,18 @@ SEGMENTED = Mask(causal=True, query_segments=RUNS, key_segments=RUNS)
 
 @pytest.mark.parametrize(
     ("mask", "time", "heads", "kv_heads"),
-    [
-        (CAUSAL, 128, 3, 3),
-        (CAUSAL, 256, 4, 2),
-        (Mask(True, 5), 256, 2, 1),
-        (SEGMENTED, 256, 4, 2),
-        (SEGMENTED.replace(window=40), 256, 2, 1),
-        (SEGMENTED.replace(causal=False), 256, 4, 2),
-        (Mask(False, 5), 256, 2, 1),
-    ],
+    few(
+        [
+            (CAUSAL, 128, 3, 3),
+            (CAUSAL, 256, 4, 2),
+            (Mask(True, 5), 256, 2, 1),
+            (SEGMENTED, 256, 4, 2),
+            (SEGMENTED.replace(window=40), 256, 2, 1),
+            (SEGMENTED.replace(causal=False), 256, 4, 2),
+            (Mask(False, 5), 256, 2, 1),
+        ],
+        4,
+    ),
     ids=["MHA", "GQA", "window", "segments", "window and segments", "both ways", "both ways in a window"],
 )
 def test_splash_is_attend(mask, time, heads, kv_heads):

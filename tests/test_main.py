@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from phi3 import write_tokenizer
+from tiers import few
 from tiny import SCHEMES, TINY, draw
 
 import jaxgpt
@@ -88,15 +89,21 @@ def test_the_command_prints_the_prompt_and_what_generate_gives(run):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [
-        (["--temperature", "-1"], "error: temperature: found -1.0, expected"),
-        (["--top_p", "1.5"], "error: top_p: found 1.5, expected"),
-        (["--top_k", "0", "--model", "nowhere"], "error: top_k: found 0, expected"),  # before the model is looked for
-        (["--seed", "9" * 20], f"error: seed: found {'9' * 20}, expected an integer from 0, below 2**32"),
-        (["--prompt", "a" * 20], "error: prompt 0: found 20 tokens, expected at most 19"),
-        (["--prompt", "Z"], "found 'Z' at position 0"),
-        (["--model", "nowhere"], "error: model: found neither a folder nor a hub repository nowhere"),
-    ],
+    few(
+        [
+            (["--temperature", "-1"], "error: temperature: found -1.0, expected"),
+            (["--top_p", "1.5"], "error: top_p: found 1.5, expected"),
+            (
+                ["--top_k", "0", "--model", "nowhere"],
+                "error: top_k: found 0, expected",
+            ),  # before the model is looked for
+            (["--seed", "9" * 20], f"error: seed: found {'9' * 20}, expected an integer from 0, below 2**32"),
+            (["--prompt", "a" * 20], "error: prompt 0: found 20 tokens, expected at most 19"),
+            (["--prompt", "Z"], "found 'Z' at position 0"),
+            (["--model", "nowhere"], "error: model: found neither a folder nor a hub repository nowhere"),
+        ],
+        3,
+    ),
 )
 def test_a_mistake_is_one_line(run, options, message):
     code, stdout, stderr = command("--model", str(run), "--prompt", "a", *options)

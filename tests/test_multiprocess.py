@@ -68,6 +68,7 @@ def alone(pair):
     return pair.folder / "alone", pair.runner.finish("alone", **SHORT)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "axis", ["data", *(pytest.param(axis, marks=pytest.mark.slow) for axis in ("tensor", "sequence", "fsdp"))]
 )
@@ -82,6 +83,7 @@ def test_two_processes_compute_and_tell_what_one_does(pair, alone, axis):
     assert newest_step(pair.folder / axis) == 20
 
 
+@pytest.mark.thorough
 def test_sigterm_to_either_process_saves_once_and_the_same_command_goes_on(pair):
     run, last = pair.folder / "terminated", 0
     for told in (1, 0):
@@ -106,6 +108,7 @@ def test_a_mistake_ends_both_processes_with_its_message(pair):
         assert "parameters on" not in stdout
 
 
+@pytest.mark.thorough
 def test_a_damaged_checkpoint_ends_both_processes_and_one_process_steps_over_it(pair, alone):
     run = pair.folder / "damaged"
     shutil.copytree(alone[0], run)

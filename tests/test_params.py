@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 from jax.sharding import PartitionSpec
+from tiers import few
 from tiny import SCHEMES, TINY, draw
 
 from jaxgpt import gpt, sharding
@@ -82,7 +83,7 @@ def test_decay_acts_on_kernels_and_embeddings_alone(name):
     assert 0 < sum(mask.values()) < len(mask)
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", few(CONFIGS, 2))
 def test_abstract_and_count_are_those_of_the_arrays(name):
     declarations = gpt.declare(CONFIGS[name])
     params = gpt.init(jax.random.key(0), CONFIGS[name])

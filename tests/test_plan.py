@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TUNES = ("finetune", "lora")  # the beginnings of those whose model is what they are told to start from
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if not path.stem.startswith(TUNES))
 SLOW = ("bert_base", "translate_multi30k")  # two minutes each
+MARKS = {"quickstart": []} | {name: [pytest.mark.slow] for name in SLOW}
 
 PLAN = """
 import dataclasses, runpy, sys
@@ -85,7 +86,9 @@ for name, program in (("train", compiled), ("use", used)):
 
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs the plan extra: pip install '.[plan]'")
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in CONFIGS])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=MARKS.get(name, [pytest.mark.thorough])) for name in CONFIGS]
+)
 def test_every_config_compiles_for_a_tpu(name, capsys):
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "XLA_FLAGS": ""}
     command = [sys.executable, "-c", PLAN, str(ROOT / "configs" / f"{name}.py")]

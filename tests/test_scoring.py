@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from test_gpt import FAMILIES, GOLDEN
+from tiers import few
 from tiny import SCHEMES, apply, draw
 from tiny import TINY as THREE_LAYERS
 
@@ -67,7 +68,7 @@ def pairs_of(shared, seed=0):
     return pairs
 
 
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", few(SHAPES, 4))
 def test_they_are_those_of_a_full_forward(name):
     cfg = SHAPES[name]
     params, pairs = draw(gpt.declare(cfg)), pairs_of(6)

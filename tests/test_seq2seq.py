@@ -8,6 +8,7 @@ import numpy as np
 import plain
 import pytest
 from peers import parameters
+from tiers import few
 from tiny import SCHEMES, TINY, draw, draw_tokens
 
 from jaxgpt import config, seq2seq
@@ -24,8 +25,7 @@ KINDS = {
     for scheme, cfg in SCHEMES.items()
     for norm in ("pre", "post")
 }
-DEFAULT = ("learned post", "sinusoidal pre", "rotary pre", "relative post")  # the rest compile as long again
-SOME = [pytest.param(kind, marks=() if kind in DEFAULT else pytest.mark.slow) for kind in KINDS]
+SOME = few(sorted(KINDS, key=lambda kind: kind not in ("learned post", "rotary pre")), 2)
 SMALL = replace(TINY, architecture="encoder-decoder", n_layers=1, norm_position="post")
 ROTARY, RELATIVE = (replace(KINDS[f"{x} post"], n_layers=1) for x in ("rotary", "relative"))
 SOURCES, TARGETS = np.array([11, 1, 5, 8]), np.array([3, 7, 9, 1])
@@ -221,6 +221,7 @@ def test_cached_decode_is_the_full_forward(kind, sizes):
     agree(jnp.concatenate(found, 1)[TARGET_MASK], full[TARGET_MASK], 1e-5)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_low_precision_decodes_by_a_cache_near_float32(dtype):
     cfg = replace(KINDS["relative pre"], dtype=dtype)
@@ -282,7 +283,7 @@ def test_a_source_of_padding_alone_gives_finite_logits_and_gradients():
     assert all(jnp.isfinite(x).all() for x in jax.tree.leaves((found, grads)))
 
 
-@pytest.mark.parametrize("norm_position", ["pre", "post"])
+@pytest.mark.parametrize("norm_position", few(["pre", "post"]))
 def test_dropout_acts_on_a_key_alone_in_both_stacks(norm_position):
     cfg = replace(SMALL, dropout=0.2, norm_position=norm_position)
     params, batch = draw(seq2seq.declare(cfg)), drawn_batch(cfg)
@@ -324,6 +325,7 @@ RUNS = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("kind", "seed"), [("learned pre", 7), ("relative post", None)], ids=["key", "no key"])
 def test_every_way_to_run_the_layers_gives_the_same_values_and_gradients(kind, seed):
     cfg, key = replace(KINDS[kind], dropout=0.3), None if seed is None else jax.random.key(seed)
@@ -351,14 +353,16 @@ CUBE = MeshConfig(data=2, fsdp=2, tensor=2)
 
 @pytest.mark.parametrize(
     ("mesh", "cfg"),
-    [
-        pytest.param(MeshConfig(data=8), CUT, marks=pytest.mark.slow),
-        (MeshConfig(fsdp=8), replace(CUT, d_model=40, scan_layers=True, n_layers=2)),
-        (MeshConfig(data=2, tensor=4), replace(CUT, tie_embeddings=False, norm_position="pre")),
-        (CUBE, replace(CUT, position="relative", n_encoder_layers=2, label_smoothing=0.1)),
-        (MeshConfig(data=4, sequence=2), CUT),
-    ],
-    ids=["data=8", "fsdp=8", "2x4", "2x2x2", "sequence=2"],
+    few(
+        [
+            (CUBE, replace(CUT, position="relative", n_encoder_layers=2, label_smoothing=0.1)),
+            (MeshConfig(data=8), CUT),
+            (MeshConfig(fsdp=8), replace(CUT, d_model=40, scan_layers=True, n_layers=2)),
+            (MeshConfig(data=2, tensor=4), replace(CUT, tie_embeddings=False, norm_position="pre")),
+            (MeshConfig(data=4, sequence=2), CUT),
+        ]
+    ),
+    ids=["2x2x2", "data=8", "fsdp=8", "2x4", "sequence=2"],
 )
 def test_eight_devices_compute_what_one_does(mesh, cfg):
     params, rng = draw(seq2seq.declare(cfg)), np.random.default_rng(0)
@@ -475,6 +479,7 @@ def build_and_lose(base: ModelConfig, batch: dict, **changes):
     return seq2seq.loss(draw(seq2seq.declare(cfg)), batch, cfg)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("field", [field.name for field in fields(ModelConfig)])
 def test_changing_any_field_changes_parameters_or_loss_or_the_program(field):
     for base, value, effect in CHANGES[field]:  # KeyError: a new field needs a case here

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as Spec
+from tiers import few
 from tiny import TINY, apply, draw, draw_tokens, loss_and_grads
 
 from jaxgpt import gpt, sharding
@@ -112,15 +113,18 @@ CUT = replace(TINY, vocab_size=28, context_length=18, d_model=20, n_heads=4, n_k
 
 @pytest.mark.parametrize(
     ("mesh", "cfg"),
-    [
-        (MeshConfig(data=8), CUT),
-        (MeshConfig(fsdp=8), replace(CUT, d_model=40, scan_layers=True, remat="full")),
-        (MeshConfig(data=2, tensor=4), CUT),
-        (MeshConfig(data=4, tensor=2), replace(CUT, position="rotary", gated=True, tie_embeddings=False)),
-        (CUBE, replace(CUT, position="relative", norm="rms", window=5)),
-        (MeshConfig(data=2, fsdp=2, sequence=2), CUT),
-        (MeshConfig(data=4, sequence=2), replace(CUT, tie_embeddings=False)),
-    ],
+    few(
+        [
+            (MeshConfig(data=8), CUT),
+            (MeshConfig(fsdp=8), replace(CUT, d_model=40, scan_layers=True, remat="full")),
+            (MeshConfig(data=2, tensor=4), CUT),
+            (MeshConfig(data=4, tensor=2), replace(CUT, position="rotary", gated=True, tie_embeddings=False)),
+            (CUBE, replace(CUT, position="relative", norm="rms", window=5)),
+            (MeshConfig(data=2, fsdp=2, sequence=2), CUT),
+            (MeshConfig(data=4, sequence=2), replace(CUT, tie_embeddings=False)),
+        ],
+        5,
+    ),
     ids=["data=8", "fsdp=8", "2x4", "4x2", "2x2x2", "sequence=2", "sequence=2, untied"],
 )
 def test_eight_devices_compute_what_one_does(mesh, cfg):

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from damage import cut, flip_a_byte
+from tiers import few
 
 ROOT = Path(__file__).resolve().parents[1]
 WORDS = "the cat sat on a mat and then it ran off to see what dogs do at night"
@@ -161,6 +162,7 @@ def test_a_finished_run_has_nothing_left_to_do(runner, finished):
     assert losses(run) == before
 
 
+@pytest.mark.thorough
 def test_another_text_is_refused_though_it_has_as_many_tokens_and_loses_nothing(runner, finished):
     run = runner.folder / "same_size"
     text = runner.folder / "same_size.txt"
@@ -179,6 +181,7 @@ def test_another_text_is_refused_though_it_has_as_many_tokens_and_loses_nothing(
     assert losses(run) == losses(finished[0])
 
 
+@pytest.mark.thorough
 def test_a_run_goes_on_on_another_mesh_to_the_same_numbers(runner, finished):
     for name, mesh in (("fsdp_tensor", {"mesh.fsdp": 2, "mesh.tensor": 2}), ("sequence", {"mesh.sequence": 4})):
         run = runner.folder / name
@@ -189,6 +192,7 @@ def test_a_run_goes_on_on_another_mesh_to_the_same_numbers(runner, finished):
         np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
+@pytest.mark.thorough
 def test_every_way_to_train_runs_to_its_end(runner):
     fields = {"train.steps": 20, "train.eval_every": 10, "train.sample_every": 5, "train.accumulation": 2}
     fields |= {"data.sampling": "epochs", "model.dtype": "bfloat16", "model.vocab_size": 64, "data.stride": 3}
@@ -198,6 +202,7 @@ def test_every_way_to_train_runs_to_its_end(runner):
     assert json.loads((runner.folder / "every_way" / "train_config.json").read_text())["model"]["vocab_size"] == 64
 
 
+@pytest.mark.thorough
 def test_sigterm_saves_and_the_same_command_goes_on_to_the_same_numbers(runner, long_run):
     run = runner.folder / "terminated"
     process = runner.start("terminated", **LONG)
@@ -235,6 +240,7 @@ def kill_at_random(runner, out, kills, seed, seconds, **fields):
     return done, saving, runner.finish(out, **fields)
 
 
+@pytest.mark.thorough
 def test_a_killed_run_goes_on_to_the_same_numbers(runner, long_run):
     done, _, stdout = kill_at_random(runner, "killed", 1, time.time_ns(), 0.3, **LONG)
     assert done == 1
@@ -262,7 +268,7 @@ def add_an_empty_one(folder):
     folder.with_name("70").mkdir()
 
 
-@pytest.mark.parametrize(("damage", "step"), [(flip_a_byte, 60), (cut, 60), (add_an_empty_one, 70)])
+@pytest.mark.parametrize(("damage", "step"), few([(flip_a_byte, 60), (cut, 60), (add_an_empty_one, 70)]))
 def test_a_damaged_newest_checkpoint_is_stepped_over(runner, finished, damage, step):
     run = runner.folder / damage.__name__
     subprocess.run(["cp", "-r", str(finished[0]), str(run)], check=True)
@@ -274,6 +280,7 @@ def test_a_damaged_newest_checkpoint_is_stepped_over(runner, finished, damage, s
     assert newest_step(run) == 60
 
 
+@pytest.mark.thorough
 def test_a_loss_that_is_not_finite_stops_the_run_and_the_last_good_checkpoint_stays(runner, finished):
     run = runner.folder / "diverging"
     subprocess.run(["cp", "-r", str(finished[0]), str(run)], check=True)
@@ -294,6 +301,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_the_last_good_checkpoint_st
     assert losses(run)[: len(losses(finished[0]))] == losses(finished[0])
 
 
+@pytest.mark.thorough
 def test_another_config_is_refused_and_no_resume_moves_the_run_aside(runner, finished):
     run, _ = finished
     subprocess.run(["cp", "-r", str(run), str(runner.folder / "moved")], check=True)
@@ -317,6 +325,7 @@ def test_starting_from_another_run_takes_its_parameters_and_tokenizer(runner, fi
     assert config["data"]["tokenizer"] == f"saved:{run}"
 
 
+@pytest.mark.thorough
 def test_checkpoints_compare_by_the_batches_of_every_evaluation(runner, finished):
     run, _ = finished
     saved = json.loads((run / "checkpoints" / "60" / "metrics" / "metrics").read_text())["rank"]
@@ -325,6 +334,7 @@ def test_checkpoints_compare_by_the_batches_of_every_evaluation(runner, finished
     assert losses(runner.folder / "from_on_2")[0][2] == pytest.approx(saved, rel=1e-6)
 
 
+@pytest.mark.thorough
 def test_a_vocabulary_that_does_not_fit_a_start_is_refused(runner, finished):
     run = runner.folder / "narrow"
     subprocess.run(["cp", "-r", str(finished[0]), str(run)], check=True)
@@ -343,25 +353,31 @@ def make(folder, name, content):
 
 @pytest.mark.parametrize(
     ("fields", "message"),
-    [
-        ({"data.path": "/nowhere.txt"}, r"error: data\.path: found /nowhere\.txt, no such file or folder"),
-        ({"data.path": b""}, r"error: data.*found"),
-        ({"data.path": b"text\xff\xfe"}, r"error: data: found a byte that is not UTF-8 text in .*, at offset 4, exp"),
-        ({"data.path": b"abcdefgh" * 15}, r"error: data\.path: found 12 tokens in the validation part, .* = 17"),
-        ({"model.d_model": 15}, r"model\.n_heads: found 2, expected a divisor of d_model=15 \(1, 3, 5, 15\)"),
-        (
-            {"model.architecture": "encoder"},
-            r"error: model\.architecture: found 'encoder', expected 'decoder', which obj",
-        ),
-        ({"objective": "gpt"}, r"'gpt' for argument '--objective'"),
-        ({"mesh.data": 2}, r"error: mesh: found data=2 .* expected a divisor of the 1 devices"),
-        ({"mesh.data": 3}, r"train\.batch_size: found 4, expected a multiple of mesh\.data x mesh\.fsdp = 3"),
-        ({"mesh.tensor": 3}, r"mesh\.tensor: found 3, expected a divisor of model\.n_heads=2"),
-        ({"train.sample_prompt": "Zebra"}, r"error: train\.sample_prompt: .*found 'Z' at position 0"),
-        ({"train.sample_prompt": "a" * 17}, r"error: train\.sample_prompt: found 17 tokens, .* context_length=16"),
-        ({"train.step": 5}, r"Unrecognized options: --train\.step, 5 Perhaps you meant: --train\.steps"),
-        ({"train.steps": "many"}, r"--train\.steps.*many"),
-    ],
+    few(
+        [
+            ({"data.path": "/nowhere.txt"}, r"error: data\.path: found /nowhere\.txt, no such file or folder"),
+            ({"data.path": b""}, r"error: data.*found"),
+            (
+                {"data.path": b"text\xff\xfe"},
+                r"error: data: found a byte that is not UTF-8 text in .*, at offset 4, exp",
+            ),
+            ({"data.path": b"abcdefgh" * 15}, r"error: data\.path: found 12 tokens in the validation part, .* = 17"),
+            ({"model.d_model": 15}, r"model\.n_heads: found 2, expected a divisor of d_model=15 \(1, 3, 5, 15\)"),
+            (
+                {"model.architecture": "encoder"},
+                r"error: model\.architecture: found 'encoder', expected 'decoder', which obj",
+            ),
+            ({"objective": "gpt"}, r"'gpt' for argument '--objective'"),
+            ({"mesh.data": 2}, r"error: mesh: found data=2 .* expected a divisor of the 1 devices"),
+            ({"mesh.data": 3}, r"train\.batch_size: found 4, expected a multiple of mesh\.data x mesh\.fsdp = 3"),
+            ({"mesh.tensor": 3}, r"mesh\.tensor: found 3, expected a divisor of model\.n_heads=2"),
+            ({"train.sample_prompt": "Zebra"}, r"error: train\.sample_prompt: .*found 'Z' at position 0"),
+            ({"train.sample_prompt": "a" * 17}, r"error: train\.sample_prompt: found 17 tokens, .* context_length=16"),
+            ({"train.step": 5}, r"Unrecognized options: --train\.step, 5 Perhaps you meant: --train\.steps"),
+            ({"train.steps": "many"}, r"--train\.steps.*many"),
+        ],
+        4,
+    ),
 )
 def test_a_mistake_is_refused_before_work_starts(runner, tmp_path, fields, message):
     fields = {k: make(tmp_path, "text.txt", v) if isinstance(v, bytes) else v for k, v in fields.items()}

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from test_multiprocess import Pair
 from test_train import Runner, losses
+from tiers import few
 
 import jaxgpt
 
@@ -111,6 +112,7 @@ def rows_of(run):
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.thorough
 def test_a_translator_learns_and_says_how_well(translator):
     run, _, stdout = translator
     evaluated = [row for row in rows_of(run) if "val_loss" in row]
@@ -124,6 +126,7 @@ def test_a_translator_learns_and_says_how_well(translator):
     assert (run / "loss.png").read_bytes()[:4] == b"\x89PNG"
 
 
+@pytest.mark.thorough
 def test_its_run_goes_on_to_the_same_numbers(runner, translator):
     run, fields, _ = translator
     again = runner.folder / "again"
@@ -147,6 +150,7 @@ def test_it_learns_the_same_on_four_devices_and_in_bfloat16(runner, translator):
     np.testing.assert_allclose(low[-1], wanted[-1], atol=0.3)
 
 
+@pytest.mark.thorough
 def test_translate_reads_arguments_and_standard_input(runner, translator):
     run, _, _ = translator
     done = command(runner, "translate", "--model", run, "hund jagt katze", "wolf liebt fisch")
@@ -163,12 +167,15 @@ def test_translate_reads_arguments_and_standard_input(runner, translator):
 
 @pytest.mark.parametrize(
     ("name", "change", "message"),
-    [
-        ("train.en", lambda lines: lines[:-3], r"error: .*400.*397|error: .*397.*400"),
-        ("train.de", lambda lines: [*lines[:6], "\n", *lines[7:]], r"error: .*train\.de.*7"),
-        ("val.en", lambda lines: [*lines[:2], "   \n", *lines[3:]], r"error: .*val\.en.*3"),
-        ("train.de", lambda lines: [*lines[:10], "hund jagt " * 30 + "\n", *lines[11:]], r"error: .*line 11.*=24"),
-    ],
+    few(
+        [
+            ("train.en", lambda lines: lines[:-3], r"error: .*400.*397|error: .*397.*400"),
+            ("train.de", lambda lines: [*lines[:6], "\n", *lines[7:]], r"error: .*train\.de.*7"),
+            ("val.en", lambda lines: [*lines[:2], "   \n", *lines[3:]], r"error: .*val\.en.*3"),
+            ("train.de", lambda lines: [*lines[:10], "hund jagt " * 30 + "\n", *lines[11:]], r"error: .*line 11.*=24"),
+        ],
+        2,
+    ),
 )
 def test_pairs_that_cannot_be_used_are_refused_by_file_and_line(runner, translator, tmp_path, name, change, message):
     _, fields, _ = translator
@@ -207,6 +214,7 @@ def test_two_processes_compute_and_tell_what_one_does(runner, request, kind):
     assert one.splitlines()[-8:-1] == two.splitlines()[-8:-1]  # the last of what they show
 
 
+@pytest.mark.thorough
 def test_its_masks_do_not_depend_on_where_the_run_was_interrupted(runner, masked):
     run, fields, _ = masked
     again = runner.folder / "masked_again"
@@ -216,6 +224,7 @@ def test_its_masks_do_not_depend_on_where_the_run_was_interrupted(runner, masked
     assert losses(again) == losses(run)
 
 
+@pytest.mark.thorough
 def test_attention_is_drawn_from_both(runner, translator, masked):
     for (run, _, _), words in ((translator, ["hund jagt katze"]), (masked, ["the hund and the dog"])):
         out = runner.folder / f"{run.name}.png"
@@ -226,17 +235,23 @@ def test_attention_is_drawn_from_both(runner, translator, masked):
 
 @pytest.mark.parametrize(
     ("fields", "message"),
-    [
-        ({"data.tokenizer": "bpe", "data.vocab_size": 300}, r"data\.tokenizer: found 'bpe', expected one with \[CLS\]"),
-        ({"data.tokenizer": "vocab:nowhere.txt"}, r"data\.tokenizer: .*nowhere\.txt"),
-        ({"data.tokenizer": b"the\nand\n"}, r"error: .*\[PAD\].*\[MASK\]"),
-        ({"model.context_length": 3000}, r"error: data.*expected at least .*2998"),
-        (
-            {"train.sample_prompt": "a"},
-            r"train\.sample_prompt: found 'a', expected '', as objective='masked_lm'",
-        ),
-        ({"model.architecture": "decoder"}, r"model\.architecture: found 'decoder', expected 'encoder'"),
-    ],
+    few(
+        [
+            (
+                {"data.tokenizer": "bpe", "data.vocab_size": 300},
+                r"data\.tokenizer: found 'bpe', expected one with \[CLS\]",
+            ),
+            ({"data.tokenizer": "vocab:nowhere.txt"}, r"data\.tokenizer: .*nowhere\.txt"),
+            ({"data.tokenizer": b"the\nand\n"}, r"error: .*\[PAD\].*\[MASK\]"),
+            ({"model.context_length": 3000}, r"error: data.*expected at least .*2998"),
+            (
+                {"train.sample_prompt": "a"},
+                r"train\.sample_prompt: found 'a', expected '', as objective='masked_lm'",
+            ),
+            ({"model.architecture": "decoder"}, r"model\.architecture: found 'decoder', expected 'encoder'"),
+        ],
+        2,
+    ),
 )
 def test_a_masked_run_that_cannot_be_is_refused(runner, masked, tmp_path, fields, message):
     if isinstance(content := fields.get("data.tokenizer"), bytes):
@@ -275,6 +290,7 @@ def test_its_classes_are_told_by_name_here_and_by_transformers(classifier):
             np.testing.assert_allclose([one["score"] for one in ours], [one["score"] for one in row], atol=1e-5)
 
 
+@pytest.mark.thorough
 def test_its_run_goes_on_without_the_base_to_the_same_numbers(runner, classifier):
     run, fields, _, _ = classifier
     again, base = runner.folder / "told_again", runner.folder / "base"
@@ -304,6 +320,7 @@ def test_a_classifier_that_cannot_be_is_refused(runner, classifier, tmp_path, la
     assert re.search(message, found), found
 
 
+@pytest.mark.thorough
 def test_other_classes_need_a_new_head(runner, classifier, tmp_path):
     run, fields, _, rows = classifier
     table = tmp_path / "labelled.tsv"

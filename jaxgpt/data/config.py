@@ -69,7 +69,8 @@ class DataConfig:
     """Conversations and labelled texts: put several into one row, none of which sees another; otherwise one a row,
     those of like lengths together."""
     pack_length: int | None = None
-    """Tokens of a row that several share; what is longer has a row of its own (None: as many as the model reads)."""
+    """With pack: tokens of a row, at most as many as the model reads (None: so many); what is longer has a row of its
+    own."""
     beta: float = 0.1
     """Pairs of answers: how much staying near the model that is begun with weighs (Rafailov et al. 2023)."""
     test_fraction: float = 0.0

@@ -68,11 +68,16 @@ def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
     return packs
 
 
+def row_length(config: DataConfig, context_length: int) -> int:
+    """Tokens of a row that several share."""
+    return min(config.pack_length or context_length, context_length)
+
+
 def rows(lengths: Sequence[int], config: DataConfig, context_length: int) -> list[list[int]]:
     """Which items share a row, as the config says."""
     if not config.pack:
         return [[i] for i in range(len(lengths))]
-    return pack(lengths, min(config.pack_length or context_length, context_length))
+    return pack(lengths, row_length(config, context_length))
 
 
 def shapes(packed: Examples, config: DataConfig) -> int:

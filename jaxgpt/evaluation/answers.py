@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxgpt.bars import shown
 from jaxgpt.checks import require
-from jaxgpt.evaluation.progress import shown
 from jaxgpt.generation import pieces, random_key, row_keys
 from jaxgpt.model import Model
 

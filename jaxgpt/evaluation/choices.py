@@ -23,18 +23,24 @@ class ChoiceAccuracy(NamedTuple):
 
 
 def choice_accuracy(
-    model: Model, prompts: Sequence[str], choices: Sequence[Sequence[str]], answers: Sequence[int]
+    model: Model,
+    prompts: Sequence[str],
+    choices: Sequence[Sequence[str]],
+    answers: Sequence[int],
+    *,
+    progress: bool = False,
 ) -> ChoiceAccuracy:
     """Of several prompts, each with its choices of what follows and the place of the right one.
 
-    `jaxgpt.prompting.few_shot` writes prompts with examples. Of equals the first is taken. Raises ValueError as
+    `jaxgpt.prompting.few_shot` writes prompts with examples. Of equals the first is taken. progress: show a
+    bar, on a terminal. Raises ValueError as
     `scoring.score` does, and where there is no prompt, fewer than two choices, or an answer that is none of them.
     """
     require(len(prompts) > 0, "prompts", "none", "at least one")
     for i, (options, answer) in enumerate(zip(choices, answers, strict=True)):
         require(len(options) > 1, f"choices of prompt {i}", list(options), "two or more")
         require(0 <= answer < len(options), f"answer of prompt {i}", answer, f"0..{len(options) - 1}")
-    nats = score(model, list(prompts), list(choices))
+    nats = score(model, list(prompts), list(choices), progress=progress)
     texts = [(prompt, choice) for prompt, options in zip(prompts, choices, strict=True) for choice in options]
     lengths = iter([len(continuation) for _, continuation in encode_pairs(model.tokenizer, texts)])
     whole, mean = [], []

@@ -39,10 +39,12 @@ class ClassScores(NamedTuple):
     """Of each class that a text is of or is taken for."""
 
 
-def class_scores(model: Model, texts: Sequence[Text], labels: Sequence[str], *, batch_size: int = 64) -> ClassScores:
+def class_scores(
+    model: Model, texts: Sequence[Text], labels: Sequence[str], *, batch_size: int = 64, progress: bool = False
+) -> ClassScores:
     """The classes that the model takes the texts, or pairs of texts, for, held against their labels.
 
-    A text that is longer than the model reads is cut, of a pair the longer is.
+    A text that is longer than the model reads is cut, of a pair the longer is. progress: show a bar, on a terminal.
     Raises ValueError, before any work, where there is no text, a label that is no class of the model, and as
     `classify_texts` does; ImportError without the `classification` extra.
     """
@@ -55,7 +57,8 @@ def class_scores(model: Model, texts: Sequence[Text], labels: Sequence[str], *, 
     require(len(texts) > 0, "texts", "none", "at least one")
     for i, label in enumerate(labels):
         require(label in names, f"label of text {i}", label, f"one of the model's classes: {', '.join(names)}")
-    found = classify_texts(model, list(texts), max_tokens=most, batch_size=batch_size).argmax(1)
+    options = {"max_tokens": most, "batch_size": batch_size, "progress": progress}
+    found = classify_texts(model, list(texts), **options).argmax(1)
     taken = [names[i] for i in found]
     seen = [name for name in names if name in {*labels, *taken}]
     measures = precision_recall_fscore_support(list(labels), taken, labels=seen, zero_division=0.0)

@@ -92,7 +92,7 @@ class Choices:
     def measure(self, model: Any, inputs: tuple[list[str], list[list[str]], list[int]]) -> dict[str, Any]:
         from jaxgpt.evaluation.choices import choice_accuracy
 
-        return choice_accuracy(model, *inputs)._asdict()
+        return choice_accuracy(model, *inputs, progress=True)._asdict()
 
     def _records(self, path: str, setting: str) -> list[dict[str, Any]]:
         from jaxgpt.prompting import LABEL
@@ -143,7 +143,8 @@ class Classes:
         from jaxgpt.evaluation.classes import class_scores
 
         texts = [one.text if one.pair is None else (one.text, one.pair) for one in examples]
-        found = class_scores(model, texts, [one.label for one in examples], batch_size=self.batch_size)
+        labels = [one.label for one in examples]
+        found = class_scores(model, texts, labels, batch_size=self.batch_size, progress=True)
         return found._asdict() | {"classes": {name: one._asdict() for name, one in found.classes.items()}}
 
 

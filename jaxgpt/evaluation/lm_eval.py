@@ -10,8 +10,8 @@ from typing import Any
 
 from jaxtyping import Array, Key
 
+from jaxgpt.bars import shown
 from jaxgpt.checks import check_names, require
-from jaxgpt.evaluation.progress import shown
 from jaxgpt.generation import pieces, random_key, row_keys
 from jaxgpt.model import Model
 from jaxgpt.pipelines.text_generation import Options, said

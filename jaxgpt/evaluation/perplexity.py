@@ -11,9 +11,9 @@ import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxgpt import gpt
+from jaxgpt.bars import shown
 from jaxgpt.checks import require
 from jaxgpt.config import ModelConfig
-from jaxgpt.evaluation.progress import shown
 from jaxgpt.model import Model
 from jaxgpt.rotary import switches_at
 from jaxgpt.rows import TOKENS, power_of_two

@@ -41,7 +41,7 @@ class Classification(Task):
         self.train = data.BucketBatches(train, loop.batch_size, loop.seed, settings.run_length, self._buckets, CELLS)
         self.texts_per_batch = loop.batch_size * len(train.ids) / len(train.packs)
         if settings.pack:
-            rows = f"{len(train.packs):,} rows of {settings.pack_length or config.model.context_length} tokens"
+            rows = f"{len(train.packs):,} rows of {packing.row_length(settings, config.model.context_length)} tokens"
             print(f"data: packed into {rows}, {self.texts_per_batch:.1f} texts a batch")
         print(f"data: {self.train.padding():.1%} of the batches is padding")
         self._confusion = np.zeros((len(self.labels), len(self.labels)))

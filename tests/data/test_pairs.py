@@ -200,6 +200,7 @@ def test_what_a_config_names_is_looked_for_and_nothing_touched(folder):
     assert sorted(folder.iterdir()) == before
 
 
+@pytest.mark.thorough
 def test_multi30k_has_its_counts(shared_data, tmp_path, log):
     config = DataConfig(path=str(shared_data / "multi30k"), source="de", target="en", vocab_size=300)
     data = prepare_pairs(config, tmp_path, log.append)

@@ -23,7 +23,7 @@ def model():
 
 def test_the_choice_is_the_likeliest_or_that_of_the_likeliest_tokens(model, monkeypatch):
     scores = {"a": [-3.0, -4.0], "b": [-3.0, -4.0, -9.0], "c": [-2.0, -2.0]}
-    monkeypatch.setattr(module, "score", lambda _, prompts, __: [scores[prompt] for prompt in prompts])
+    monkeypatch.setattr(module, "score", lambda _, prompts, __, **___: [scores[prompt] for prompt in prompts])
     options = [["a", "bcd"], ["a", "bcd", "a"], ["a", "b"]]  # per token -3, -1.33; -3, -1.33, -9; -2, -2
     assert choice_accuracy(model, "abc", options, [0, 1, 0]) == (2 / 3, 2 / 3, pytest.approx(4 / 9), 3)
     assert choice_accuracy(model, "abc", options, [0, 0, 1]) == (2 / 3, 0, pytest.approx(4 / 9), 3)

@@ -3,12 +3,14 @@
 import json
 import sys
 from dataclasses import replace
+from functools import partial
 
 import pytest
+from rich.console import Console
 from tiny import TINY, draw
 
 import jaxgpt
-from jaxgpt import __main__, gpt
+from jaxgpt import __main__, bars, gpt
 from jaxgpt.evaluation.answers import answer_scores, answer_texts
 from jaxgpt.evaluation.choices import choice_accuracy
 from jaxgpt.evaluation.classes import class_scores
@@ -29,6 +31,12 @@ ANSWERS = [{"prompt": "abc", "answer": "aaaa"}, {"prompt": "cab ", "answer": "tt
 @pytest.fixture(scope="module")
 def model():
     return Model(CFG, draw(gpt.declare(CFG)), CharTokenizer(LETTERS))
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    cfg = replace(CFG, head="sequence", n_classes=2)
+    return Model(cfg, draw(gpt.declare(cfg)), CharTokenizer(LETTERS), Settings(labels=("0", "1")))
 
 
 @pytest.fixture
@@ -107,13 +115,11 @@ def test_multiple_choice(say, model, tmp_path):
     assert found["results"] == wanted._asdict()
 
 
-def test_classes(say, tmp_path):
+def test_classes(say, classifier, tmp_path):
     pytest.importorskip("sklearn")
-    cfg = replace(CFG, head="sequence", n_classes=2)
-    model = Model(cfg, draw(gpt.declare(cfg)), CharTokenizer(LETTERS), Settings(labels=("0", "1")))
     (tmp_path / "a.tsv").write_text("".join(f"{one['label']}\t{one['text']}\n" for one in REVIEWS))
-    table, found = say(model, "classes", "--data", tmp_path / "a.tsv")
-    wanted = class_scores(model, [one["text"] for one in REVIEWS], [one["label"] for one in REVIEWS])
+    table, found = say(classifier, "classes", "--data", tmp_path / "a.tsv")
+    wanted = class_scores(classifier, [one["text"] for one in REVIEWS], [one["label"] for one in REVIEWS])
     classes = {name: one._asdict() for name, one in wanted.classes.items()}
     assert found["results"] == wanted._asdict() | {"classes": classes}
     (row,) = [line.split() for line in table.splitlines() if line.split()[0] == "1"]
@@ -129,6 +135,27 @@ def test_generation(say, model, tmp_path):
 
 
 TEMPLATE = ["--template", "{text}{label}"]
+
+
+@pytest.mark.parametrize(
+    ("measure", "bar", "options"),
+    [
+        ("perplexity", "perplexity", []),
+        ("choices", "likelihoods", [*TEMPLATE, "--names", "no", "a lot"]),
+        ("classes", "classes", []),
+        ("generation", "generation", [*TEMPLATE, "--max_new_tokens", 2]),
+    ],
+)
+def test_how_much_is_done_is_shown(monkeypatch, capsys, tmp_path, model, classifier, measure, bar, options):
+    for package in {"classes": ["sklearn"], "generation": ["rouge_score"]}.get(measure, []):
+        pytest.importorskip(package)
+    data = write(tmp_path / "a.jsonl", [one | {"text": one["text"] * 9, "answer": "a"} for one in REVIEWS])
+    monkeypatch.setattr(jaxgpt, "load", lambda path: classifier if measure == "classes" else model)
+    monkeypatch.setattr(bars, "Console", partial(Console, force_terminal=True, width=80))
+    words = ["jaxgpt", "evaluate", "--model", "M", measure, "--data", data, *options]
+    monkeypatch.setattr(sys, "argv", list(map(str, words)))
+    __main__.main()
+    assert bar in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

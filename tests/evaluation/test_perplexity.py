@@ -5,6 +5,7 @@ from dataclasses import replace
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiers import few
 from tiny import SCHEMES, TINY, apply, draw
 
 import jaxgpt
@@ -60,17 +61,20 @@ def same(found, nats, n_bytes):
 
 @pytest.mark.parametrize(
     ("n", "length", "stride"),
-    [
-        (2, 8, 4),  # one token to score
-        (6, 8, 4),  # shorter than a window
-        (9, 8, 4),  # exactly one
-        (10, 8, 4),  # and one token more
-        (40, 8, 1),  # every token in a window of its own
-        (40, 8, 8),  # no window reads what another has read
-        (41, 8, 3),  # a stride that does not divide
-        (41, 1, 1),  # nothing but the token before
-        (60, 19, 7),
-    ],
+    few(
+        [
+            (2, 8, 4),  # one token to score
+            (6, 8, 4),  # shorter than a window
+            (9, 8, 4),  # exactly one
+            (10, 8, 4),  # and one token more
+            (40, 8, 1),  # every token in a window of its own
+            (40, 8, 8),  # no window reads what another has read
+            (41, 8, 3),  # a stride that does not divide
+            (41, 1, 1),  # nothing but the token before
+            (60, 19, 7),
+        ],
+        4,
+    ),
 )
 def test_every_token_counts_once_in_the_window_of_the_rule(n, length, stride):
     model, text = model_of(), text_of(n)

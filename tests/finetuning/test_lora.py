@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 from numpy.testing import assert_allclose, assert_array_equal
+from tiers import few
 from tiny import TINY, draw, draw_tokens, unchecked
 
 from jaxgpt import bert, gpt, seq2seq
@@ -93,7 +94,7 @@ def test_a_starts_as_in_peft_and_b_at_zero():
         assert not drawn[name]["b"].any()
 
 
-@pytest.mark.parametrize("cfg", [TINY, ENCODER, PAIR], ids=lambda cfg: cfg.architecture)
+@pytest.mark.parametrize("cfg", few([TINY, ENCODER, PAIR]), ids=lambda cfg: cfg.architecture)
 def test_at_first_the_outputs_are_the_bases_bit_for_bit(cfg):
     params = draw(declarations(cfg))
     adapter = P.init(jax.random.key(1), lora.declare(declarations(cfg), CFG))

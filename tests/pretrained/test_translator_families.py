@@ -134,7 +134,7 @@ def scores(model, values, inputs, targets, alpha):
     )
 
 
-@pytest.mark.parametrize("early_stopping", [False, True, pytest.param("never", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("early_stopping", [False, True, pytest.param("never", marks=pytest.mark.thorough)])
 def test_beams_are_those_of_transformers(searched, early_stopping):
     lengths = set()
     for alpha in (0.6, 1.0, 2.0):

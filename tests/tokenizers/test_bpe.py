@@ -2,6 +2,7 @@ import time
 
 import pytest
 import tiktoken
+from tiers import few
 
 from jaxgpt import tokenizers
 from jaxgpt.tokenizers import BPETokenizer
@@ -67,7 +68,7 @@ def test_an_error_of_the_reader_is_passed_on():
         BPETokenizer.train(texts(), 300)
 
 
-@pytest.mark.parametrize("which", ["trained", "gpt2"])
+@pytest.mark.parametrize("which", few(["trained", "gpt2"]))
 def test_any_text_comes_back(which, request, unicode_texts):
     tokenizer = request.getfixturevalue(which)
     batch = tokenizer.encode_batch(unicode_texts)

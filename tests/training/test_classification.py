@@ -134,9 +134,9 @@ def test_batches_are_the_encoded_texts_with_their_classes(pack):
     assert len({task.train[step]["inputs"].shape for step in range(0, 80, 2)}) == (1 if pack else 2)
 
 
-@pytest.mark.parametrize("pack", [True, False])
-def test_texts_and_their_balance_and_padding_are_told(pack, capsys):
-    task = make(pack=pack)
+@pytest.mark.parametrize(("pack", "length"), [(True, None), (True, 99), (False, None)])
+def test_texts_and_their_balance_and_padding_are_told(pack, length, capsys):
+    task = make(pack=pack, pack_length=length)  # no row is longer than the model reads
     said = capsys.readouterr().out.splitlines()
     counts = [sum(one.label == name for one in drawn(40)) for name in CLASSES]
     parts = ", ".join(f"{name} {n} ({n / 40:.1%})" for name, n in zip(CLASSES, counts, strict=True))

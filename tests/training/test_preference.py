@@ -121,6 +121,7 @@ def config_of(base, **changes):
     return replace(config, **changes)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_the_reference_is_the_model_that_is_begun_with(base, batch_size):
     """By the whole logits of either answer; so that the first loss is log 2 of every pair."""

@@ -26,6 +26,7 @@ print(sorted(faults[32:])[16])
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
 def test_what_a_step_frees_is_there_for_the_next():
     def faults(keeps: bool) -> int:

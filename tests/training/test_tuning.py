@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import traverse_util
+from tiers import few
 from tiny import TINY, draw
 
 from jaxgpt import gpt
@@ -96,7 +97,7 @@ def test_nothing_is_computed_backwards_through_blocks_that_stay(params):
     assert flops["head"] < 0.5 * flops["all"]
 
 
-@pytest.mark.parametrize("kind", ["lora", "one block"])
+@pytest.mark.parametrize("kind", few(["lora", "one block"]))
 def test_a_mesh_trains_as_one_device_does(kind, params):
     found, results = tuned(**KINDS[kind] | ({"lora_dropout": 0.0} if kind == "lora" else {})), []
     for mesh in (MeshConfig(), MeshConfig(data=2, fsdp=2)):
