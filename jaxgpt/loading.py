@@ -71,7 +71,8 @@ def export(
     config = read_config(folder)
     if config.tune.lora_rank > 0:
         head = _trained(folder, config, mesh)
-        found = peft.Adapter(tuning.adapter_settings(config), head.pop(tuning.ADAPTER), head, config.init_from)
+        settings, labels = tuning.adapter_settings(config), read_settings(folder).labels
+        found = peft.Adapter(settings, head.pop(tuning.ADAPTER), head, config.init_from, labels)
         peft.save_adapter(found, target / "adapter", config.model, family)
     return family
 
@@ -112,4 +113,5 @@ def _read_adapted(folder: Path, dtype: str | None, mesh: Mesh | None) -> Model:
             model = replace(model, settings=replace(model.settings, labels=tuple(f"LABEL_{i}" for i in range(n))))
     adapter = peft.load_adapter(folder, cfg, family)
     params = lora.adapt(model.params, adapter.params, adapter.config) | adapter.head
-    return replace(model, config=cfg, params={name: params[name] for name in declarations(cfg)})
+    settings = replace(model.settings, labels=adapter.labels or model.settings.labels)
+    return replace(model, config=cfg, params={name: params[name] for name in declarations(cfg)}, settings=settings)

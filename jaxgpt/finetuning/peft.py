@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
+from safetensors import safe_open
 from safetensors.numpy import save
 
 from jaxgpt import params as P
@@ -38,6 +39,7 @@ WEIGHTS = "adapter_model.safetensors"
 HEADS = ("pooler", "classifier")  # what may be trained whole beside an adapter
 
 _PREFIX = "base_model.model."  # of every tensor's name
+_LABELS = "labels"  # in the header of WEIGHTS
 _TASKS = {
     ("decoder", "lm"): "CAUSAL_LM",
     ("encoder-decoder", "lm"): "SEQ_2_SEQ_LM",
@@ -66,6 +68,8 @@ class Adapter(NamedTuple):
     """Parameters of the model's that were trained whole: {"classifier": {"kernel": ...}}, those of HEADS; or {}."""
     base: str | None = None
     """The folder or repository of the model."""
+    labels: tuple[str, ...] = ()
+    """The names of the classes that the head tells, if they are known."""
 
 
 def save_adapter(adapter: Adapter, folder: str | Path, cfg: ModelConfig, family: str | None = None) -> None:
@@ -111,7 +115,9 @@ def save_adapter(adapter: Adapter, folder: str | Path, cfg: ModelConfig, family:
         "fan_in_fan_out": any(flipped[name] for name in ranks),
         "bias": "none",
     }
-    write_whole(Path(folder) / WEIGHTS, save(tensors, {"format": "pt"}))
+    # PEFT has no place for names, and does not look at what else the file's header holds.
+    told = {_LABELS: json.dumps(adapter.labels)} if adapter.labels else {}
+    write_whole(Path(folder) / WEIGHTS, save(tensors, {"format": "pt"} | told))
     write_whole(Path(folder) / CONFIG, json.dumps(options, indent=2))
 
 
@@ -122,7 +128,8 @@ def load_adapter(folder: str | Path, cfg: ModelConfig, family: str | None = None
     adapter, a and b are filled up with zeros, which no gradient changes; where scales differ, b has the ratio.
     family: as in `save_adapter`.
     Raises FileNotFoundError for a file that is missing; ValueError for an adapter of another model (a tensor that this
-    one has no place for, or of another shape) and for an option of PEFT's that is not computed here.
+    one has no place for, or of another shape), for names of other classes than the model's, and for an option of PEFT's
+    that is not computed here.
     """
     folder = Path(folder)
     options, weights = _read_options(folder), _open(folder)
@@ -146,7 +153,22 @@ def load_adapter(folder: str | Path, cfg: ModelConfig, family: str | None = None
     held = [name for name in mapping if any(x.name in weights.tensors for x in jax.tree.leaves(mapping[name]))]
     abstract = P.abstract({name: declarations(cfg)[name] for name in held})
     head = load_tree({name: mapping[name] for name in held}, abstract, weights, ["*"])
-    return Adapter(*_joined(found, options, cfg), head, options.base)
+    return Adapter(*_joined(found, options, cfg), head, options.base, _read_labels(folder, cfg.n_classes))
+
+
+def _read_labels(folder: Path, n: int | None) -> tuple[str, ...]:
+    """The names of n classes, as `save_adapter` writes them; () where the file has none."""
+    with safe_open(folder / WEIGHTS, "numpy") as opened:
+        told = (opened.metadata() or {}).get(_LABELS)
+    if told is None:
+        return ()
+    try:
+        names = json.loads(told)
+    except ValueError:
+        names = None
+    fits = isinstance(names, list) and all(isinstance(name, str) for name in names) and len(names) == n
+    require(fits, f"{folder / WEIGHTS}: {_LABELS}", told, f"a JSON list of the names of n_classes={n}")
+    return tuple(names)
 
 
 def n_classes(folder: str | Path, cfg: ModelConfig, family: str | None = None) -> int | None:

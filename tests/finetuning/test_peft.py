@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 from functools import partial
 
 import jax
@@ -434,9 +435,25 @@ def test_an_adapter_brings_the_head_that_its_base_lacks(case, checkpoint, tmp_pa
     loaded = jaxgpt.load(tmp_path / "adapter")
     assert loaded.config == model.config
     assert loaded.settings.labels == tuple(f"LABEL_{i}" for i in range(5))
+    named = adapter._replace(labels=tuple("abcde"))
+    save_adapter(named, tmp_path / "adapter", model.config, model.settings.family)
+    assert jaxgpt.load(tmp_path / "adapter").settings.labels == named.labels
     assert peft.PeftModel.from_pretrained(found, tmp_path / "adapter").peft_config["default"].task_type == "SEQ_CLS"
     expected = by_layer(adapt(model.params, adapter.params, adapter.config) | adapter.head, "float32")
     jax.tree.map(partial(assert_allclose, atol=1e-6), loaded.params, expected)
+
+
+@pytest.mark.parametrize("told", ['["a", "b"]', '["a", "b", 3]', "a b c", '"abc"'])
+def test_names_that_are_not_the_classes_are_refused(checkpoint, tmp_path, told):
+    _, model = checkpoint("bert-sequence")
+    adapter = drawn("bert-sequence", model)._replace(labels=tuple("abc"))
+    save_adapter(adapter, tmp_path, model.config)
+    assert load_adapter(tmp_path, model.config).labels == adapter.labels
+    tensors = load_file(tmp_path / WEIGHTS)
+    save_file(tensors, tmp_path / WEIGHTS, {"labels": told})
+    message = f"{tmp_path / WEIGHTS}: labels: found {told!r}, expected a JSON list of the names of n_classes=3"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        load_adapter(tmp_path, model.config)
 
 
 def test_an_adapter_without_a_head_leaves_its_base_as_it_is(checkpoint, tmp_path):
