@@ -351,7 +351,7 @@ def gaps_model():
     return Model(cfg, parameters(cfg), BPETokenizer(encoding))
 
 
-@pytest.mark.parametrize("make", few([bytes_model, gaps_model], 1))
+@pytest.mark.parametrize("make", few([bytes_model, gaps_model]))
 def test_ids_that_the_tokenizer_lacks_are_never_chosen(make):
     model = make()
     table = model.params["embedding"]["token"]

@@ -307,7 +307,7 @@ def test_labels_are_the_tokens_and_stand_once(monkeypatch, tmp_path):
     assert not any(label.get_parse_math() for label in figure.axes[0].get_yticklabels())
 
 
-@pytest.mark.parametrize("tokens", few([1, 300], 1))
+@pytest.mark.parametrize("tokens", few([300, 1]))
 def test_a_picture_keeps_its_size_and_its_labels_apart(monkeypatch, tmp_path, tokens):
     seen = AttentionMap(np.full((1, 12, tokens, tokens), 1 / tokens, np.float32), ["ab"] * tokens, ["ab"] * tokens)
     for heads, largest in ((range(12), 21), ([0], 11)):

@@ -93,10 +93,8 @@ def test_the_command_prints_the_prompt_and_what_generate_gives(run):
         [
             (["--temperature", "-1"], "error: temperature: found -1.0, expected"),
             (["--top_p", "1.5"], "error: top_p: found 1.5, expected"),
-            (
-                ["--top_k", "0", "--model", "nowhere"],
-                "error: top_k: found 0, expected",
-            ),  # before the model is looked for
+            # Before the model is looked for.
+            (["--top_k", "0", "--model", "nowhere"], "error: top_k: found 0, expected"),
             (["--seed", "9" * 20], f"error: seed: found {'9' * 20}, expected an integer from 0, below 2**32"),
             (["--prompt", "a" * 20], "error: prompt 0: found 20 tokens, expected at most 19"),
             (["--prompt", "Z"], "found 'Z' at position 0"),

@@ -32,9 +32,10 @@ def choice_accuracy(
 ) -> ChoiceAccuracy:
     """Of several prompts, each with its choices of what follows and the place of the right one.
 
-    `jaxgpt.prompting.few_shot` writes prompts with examples. Of equals the first is taken. progress: show a
-    bar, on a terminal. Raises ValueError as
-    `scoring.score` does, and where there is no prompt, fewer than two choices, or an answer that is none of them.
+    `jaxgpt.prompting.few_shot` writes prompts with examples. Of equals the first is taken.
+    progress: show a bar, on a terminal.
+    Raises ValueError as `scoring.score` does, and where there is no prompt, fewer than two choices, or an answer that
+    is none of them.
     """
     require(len(prompts) > 0, "prompts", "none", "at least one")
     for i, (options, answer) in enumerate(zip(choices, answers, strict=True)):
